@@ -1,0 +1,149 @@
+"""Exactness of the decoder: against brute force, and against transformers' `generate`."""
+
+import pytest
+import torch
+
+from beamsd import Clock, Trie, beam_search
+from conftest import LENGTH, VOCABULARY, noisy_copy, random_items, random_prompts, tiny_llama
+
+
+def brute_force(model, items, ids, mask, width):
+    """Unbatched, uncached beam search, one forward a prefix: [(sequence, score)] a request."""
+    legal = {tuple(item[:depth]) for item in items.tolist() for depth in range(LENGTH + 1)}
+    lists = []
+    for row, seen in zip(ids, mask, strict=True):
+        prompt, beams = row[seen.bool()].tolist(), [((), 0.0)]
+        for _ in range(LENGTH):
+            grown = []
+            for prefix, score in beams:
+                log_probs = model(torch.tensor([prompt + list(prefix)])).logits[0, -1].float().log_softmax(-1)
+                grown += [
+                    ((*prefix, token), score + log_probs[token].item())
+                    for token in range(VOCABULARY)
+                    if (*prefix, token) in legal
+                ]
+            beams = sorted(grown, key=lambda beam: -beam[1])[:width]
+        lists.append(beams)
+    return lists
+
+
+def assert_lists_equal(result, lists):
+    for sequences, scores, found, expected in zip(result.sequences, result.scores, result.found, lists, strict=True):
+        assert found == len(expected)
+        assert [tuple(s) for s in sequences[:found].tolist()] == [sequence for sequence, _ in expected]
+        torch.testing.assert_close(scores[:found], torch.tensor([score for _, score in expected]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2, 3, 6])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("draft_seed", "draft_width"),
+    [(1, 12), (7, 12), (7, 24), (8, 5)],
+    ids=["target itself", "sometimes", "often", "narrow"],
+)
+def test_equals_brute_force(gamma, attention, draft_seed, draft_width):
+    items, (ids, mask) = random_items(200), random_prompts(3, 9)
+    target, drafter = tiny_llama(1, 2), tiny_llama(draft_seed, 2 if draft_seed == 1 else 1)
+    for model in (target, drafter):
+        model.set_attn_implementation(attention)
+    result = beam_search(
+        target, ids, mask, trie=Trie.from_items(items), width=5, drafter=drafter, draft_width=draft_width, gamma=gamma
+    )
+    with torch.no_grad():
+        assert_lists_equal(result, brute_force(target, items, ids, mask, 5))
+
+
+def test_a_drafter_equal_to_the_target_is_accepted_throughout():
+    """Only at draft width = width: a wider draft may keep children of beams that the target would have dropped."""
+    items, (ids, mask) = random_items(200), random_prompts(3, 9)
+    target = tiny_llama(1, 2)
+    result = beam_search(
+        target, ids, mask, trie=Trie.from_items(items), width=5, drafter=target, draft_width=5, gamma=3
+    )
+    assert result.accepted.tolist() == [[3]] * 3
+
+
+@pytest.mark.parametrize("width", [1, 3, 10, 20, 50])
+@pytest.mark.parametrize("gamma", [0, 3])
+def test_equals_generate(width, gamma):
+    """Also where K exceeds the first codes (8) and the prompt (4)."""
+    items, (ids, mask) = random_items(400), random_prompts(2, 4)
+    target, drafter = tiny_llama(1, 2), tiny_llama(7, 1)
+    children = {}
+    for item in items.tolist():
+        for depth in range(LENGTH):
+            children.setdefault(tuple(item[:depth]), set()).add(item[depth])
+    expected = target.generate(
+        input_ids=ids, attention_mask=mask, num_beams=width, num_return_sequences=width, max_new_tokens=LENGTH,
+        do_sample=False, return_dict_in_generate=True, output_scores=True,
+        prefix_allowed_tokens_fn=lambda _, sent: sorted(children.get(tuple(sent[ids.shape[1] :].tolist()), {4})),
+    )  # fmt: skip
+    result = beam_search(
+        target, ids, mask, trie=Trie.from_items(items), width=width, drafter=drafter, draft_width=50, gamma=gamma
+    )
+    assert result.sequences.flatten(0, 1).tolist() == expected.sequences[:, ids.shape[1] :].tolist()
+    if width > 1:  # one beam is greedy search there, which gives no score
+        torch.testing.assert_close(result.scores.flatten() / LENGTH, expected.sequences_scores, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 3])
+def test_fewer_legal_items_than_beams_are_all_returned_and_counted(gamma):
+    items, (ids, mask) = random_items(3), random_prompts(2, 6)
+    target, drafter = tiny_llama(1, 2), tiny_llama(7, 1)
+    result = beam_search(
+        target, ids, mask, trie=Trie.from_items(items), width=10, drafter=drafter, draft_width=12, gamma=gamma
+    )
+    assert result.found.tolist() == [len(items)] * 2
+    with torch.no_grad():
+        assert_lists_equal(result, brute_force(target, items, ids, mask, 10))
+    assert (result.sequences[:, len(items) :] == 0).all()
+    if gamma == 3:
+        assert (result.target_calls == 1).all(), "a draft that holds the whole catalogue cannot miss"
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 3])
+def test_a_batch_gives_what_single_requests_give(gamma):
+    items, (ids, mask) = random_items(300), random_prompts(4, 12)
+    target = tiny_llama(1, 2)
+    drafter = noisy_copy(target, 0.2)
+    options = dict(trie=Trie.from_items(items), width=3, drafter=drafter, draft_width=24, gamma=gamma)
+    batch = beam_search(target, ids, mask, **options)
+    assert batch.target_calls.unique().numel() > 1 or gamma < 3, "the rows should accept different depths"
+    for row in range(4):
+        prompt = ids[row][mask[row].bool()][None]
+        alone = beam_search(target, prompt, **options)
+        assert torch.equal(alone.sequences[0], batch.sequences[row])
+        assert alone.target_calls[0] == batch.target_calls[row]
+        assert alone.accepted[0].tolist() == [a for a in batch.accepted[row].tolist() if a >= 0]
+
+
+def test_clock_sums_every_part_and_changes_nothing():
+    items, (ids, mask) = random_items(100), random_prompts(2, 6)
+    target, clock = tiny_llama(1, 2), Clock()
+    options = dict(trie=Trie.from_items(items), width=5, drafter=target, draft_width=5, gamma=1)
+    timed = beam_search(target, ids, mask, clock=clock, **options)
+    assert torch.equal(timed.sequences, beam_search(target, ids, mask, **options).sequences)
+    seconds = clock.seconds()
+    assert set(seconds) == {"draft", "target", "verify"}
+    assert all(s > 0 for s in seconds.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(drafter=None), "needs a drafter"),
+        (dict(draft_width=4), "below width=5"),
+        (dict(width=0), "at least 1"),
+        (dict(attention_mask=torch.tensor([[1, 1, 0]])), "left-padded"),
+        (dict(attention_mask=torch.ones(1, 2)), r"\(B, P\)"),
+        (dict(trie=Trie.from_items(torch.tensor([[5, 99]]))), "another tokenizer"),
+        (dict(drafter=tiny_llama(1, 1, vocabulary=41)), "differ in vocabulary"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    target = tiny_llama(1, 1)
+    options = dict(
+        attention_mask=None, trie=Trie.from_items(random_items(9)), width=5, drafter=target, draft_width=5, gamma=2
+    )
+    with pytest.raises(ValueError, match=message):
+        beam_search(target, torch.tensor([[5, 6, 7]]), **(options | change))
