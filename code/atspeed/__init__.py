@@ -1,0 +1,1 @@
+"""The AtSpeed method: prompts, teacher data, losses, draft training, evaluation."""

@@ -1,0 +1,127 @@
+"""Models and tokenizers: loading any decoder-only model, and making random ones that need no download."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from atspeed.prompts import PROMPT
+from genrec.catalogue import Catalogue
+from genrec.errors import UserError
+from genrec.files import atomic_path, write_json
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a LLaMA of a published size looks like."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int | None  # None: as many as the tokenizer has
+
+
+SHAPES = {
+    "tiny": Shape(128, 384, 4, 4, 4, None),
+    "llama-68m": Shape(768, 3072, 2, 12, 12, 32000),
+    "llama-160m": Shape(768, 3072, 12, 12, 12, 32000),
+    "tinyllama-1.1b": Shape(2048, 5632, 22, 32, 4, 32000),
+    "llama-7b": Shape(4096, 11008, 32, 32, 32, 32000),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device() -> torch.device:
+    """This process's GPU, or the CPU where there is none."""
+    from accelerate import PartialState
+
+    return PartialState().device
+
+
+def check_dtype(dtype: str) -> torch.dtype:
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: choose from {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Raises UserError if there is no tokenizer at `path`."""
+    _check_model(path)
+    return AutoTokenizer.from_pretrained(path)
+
+
+def load_model(path: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A decoder-only model in eval mode, on the CPU.
+
+    Raises UserError if there is no model at `path`, or it is not decoder-only.
+    """
+    _check_model(path)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+
+
+def _check_model(path: str) -> None:
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: no model there; give a folder or a Hugging Face name, or make a random one: "
+            f"python code/init_model.py --output {path} --shape tiny"
+        ) from error
+    if config.is_encoder_decoder:
+        raise UserError(f"{path}: a {config.model_type} is an encoder-decoder; give a decoder-only model")
+
+
+def add_item_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> list[int]:
+    """Teach the tokenizer the identifiers' tokens and give the model rows for them; returns their ids."""
+    tokenizer.add_tokens(catalogue.tokens)
+    if len(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(tokenizer))
+    return tokenizer.convert_tokens_to_ids(catalogue.tokens)
+
+
+def init_model(path: Path, shape: Shape, seed: int) -> int:
+    """Write a randomly initialised LLaMA and its tokenizer as a checkpoint folder; returns the number of weights."""
+    with atomic_path(path) as partial:
+        partial.mkdir(parents=True)
+        write_tokenizer(partial)
+        vocabulary = len(AutoTokenizer.from_pretrained(partial))
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            **{**vars(shape), "vocab_size": shape.vocab_size or vocabulary},
+            max_position_embeddings=2048,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        model = LlamaForCausalLM(config)
+        model.save_pretrained(partial)
+    return model.num_parameters()
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Train a SentencePiece model on the prompt's text, with bytes to fall back on, and write it as LLaMA's does."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([PROMPT.format(items=", ")]), model_writer=model, model_type="bpe",
+        vocab_size=512, hard_vocab_limit=False, byte_fallback=True, character_coverage=1.0,
+        unk_id=0, bos_id=1, eos_id=2, pad_id=-1, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False, **tokens},
+    )

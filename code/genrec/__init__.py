@@ -1,0 +1,1 @@
+"""What every generative recommender needs: splits, identifiers, samples, metrics, and the stages' manners."""

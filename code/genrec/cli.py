@@ -1,0 +1,84 @@
+"""How a stage is started: flags are checked before any work, a user's mistake ends in one line and exit code 2."""
+
+import difflib
+import functools
+import inspect
+import logging
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable
+
+import fire
+
+from genrec.errors import UserError
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run `main` with the flags of the command line. Its annotations are the flags' types."""
+    _set_up_logging()
+    try:
+        _refuse_unknown_flags(main, sys.argv[1:])
+        fire.Fire(_typed(main))
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that speaks: rank 0 of an `accelerate launch`, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _set_up_logging() -> None:
+    level = logging.INFO if is_main_process() else logging.ERROR
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    for package in ("genrec", "atspeed", "__main__"):
+        logging.getLogger(package).setLevel(level)
+
+
+def _refuse_unknown_flags(main: Callable[..., None], arguments: list[str]) -> None:
+    """fire runs the function first and complains after; a stage must not train for a day on a mistyped flag."""
+    known = list(inspect.signature(main).parameters)
+    flags = [argument for argument in arguments if argument.startswith("--") and argument != "--help"]
+    for flag in flags:
+        name = flag[2:].split("=")[0].replace("-", "_")
+        bare = name.removeprefix("no")  # fire turns --noflag into flag=False
+        if name not in known and bare not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --{near[0]}?" if near else f"known flags: {', '.join('--' + k for k in known)}"
+            raise UserError(f"unknown flag {flag.split('=')[0]}; {hint}")
+    if arguments and not arguments[0].startswith("-"):
+        raise UserError(f"unexpected argument {arguments[0]!r}; every argument is a flag, such as --{known[0]} VALUE")
+
+
+def _typed(main: Callable[..., None]) -> Callable[..., None]:
+    """`main`, with every value checked against its annotation."""
+    hints, signature = typing.get_type_hints(main), inspect.signature(main)
+
+    @functools.wraps(main)
+    def checked(*args: object, **kwargs: object) -> None:
+        values = signature.bind(*args, **kwargs).arguments
+        main(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+
+    return checked
+
+
+def _convert(name: str, value: object, hint: object) -> object:
+    """`value` as fire read it, as the type that the flag has."""
+    if isinstance(hint, types.UnionType):
+        if value is None or value == "":
+            return None
+        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    if typing.get_origin(hint) is tuple:
+        values = value if isinstance(value, tuple | list) else [value]
+        return tuple(_convert(name, item, typing.get_args(hint)[0]) for item in values)
+    if hint is str:
+        return str(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"--{name} takes {hint.__name__}, not {value!r}")
+    return value

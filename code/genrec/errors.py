@@ -1,0 +1,5 @@
+"""The one exception that speaks to the user."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line that names the flag or file, the value and the fix."""

@@ -1,0 +1,122 @@
+"""The 8:1:1 splits of a data set folder, in either of the released forms."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genrec.errors import UserError
+from genrec.files import read_bytes, sha256
+from genrec.npy import read_npy_dict
+
+SPLITS = ("train", "valid", "test")
+_DICTS = {"train": "training_dict.npy", "valid": "validation_dict.npy", "test": "testing_dict.npy"}
+_TEXTS = {split: f"sequential_{split}.txt" for split in SPLITS}
+
+Interactions = dict[int, list[int]]  # user -> items, oldest first
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Who interacted with what, oldest first; cut at two points of global time."""
+
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+
+    def __getitem__(self, split: str) -> Interactions:
+        """Raises UserError for a split that does not exist."""
+        check_split(split)
+        return getattr(self, split)
+
+    def items(self) -> set[int]:
+        """All items that occur."""
+        return {item for split in SPLITS for items in self[split].values() for item in items}
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the interactions, whichever form they were read from."""
+        canonical = [
+            [(user, self[split][user]) for user in sorted(self[split]) if self[split][user]] for split in SPLITS
+        ]
+        return sha256(repr(canonical).encode())[:16]
+
+
+def check_split(split: str) -> None:
+    """Raises UserError for a split that does not exist."""
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+
+
+def load_splits(folder: Path) -> Splits:
+    """Read the three `.npy` dicts, or, where they are not all there, the three `sequential_*.txt`.
+
+    Raises UserError that names file, key and value if a file is missing or damaged, a split is empty, a user or an item
+    is negative or not an integer, or a user has items to predict but no history.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such data set folder; set DATA_PATH and DATASET, or fetch it: bash data/download.sh"
+        )
+    absent = {names: [n for n in names if not (folder / n).is_file()] for names in map(_names, (_DICTS, _TEXTS))}
+    dicts, texts = absent.values()
+    if not dicts:
+        read, names = read_npy_dict, _DICTS
+    elif not texts:
+        read, names = _read_text, _TEXTS
+    else:
+        missing = dicts if len(dicts) <= len(texts) else texts
+        raise UserError(f"{folder / missing[0]}: no such file; a data set needs {', '.join(_names(_DICTS))} or "
+                        f"{', '.join(_names(_TEXTS))}")  # fmt: skip
+    loaded = {split: _check(folder / name, read(folder / name)) for split, name in names.items()}
+    splits = Splits(**loaded)
+    _check_histories(folder, names, splits)
+    return splits
+
+
+def _names(files: dict[str, str]) -> tuple[str, ...]:
+    return tuple(files.values())
+
+
+def _read_text(path: Path) -> dict[int, list[int]]:
+    """One line a user: `user item item …`, all numbers one higher than in the dicts."""
+    interactions = {}
+    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
+        try:
+            user, *items = (int(field) - 1 for field in line.split())
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {line[:60]!r} is not a row of integers `user item …`") from error
+        if user in interactions:
+            raise UserError(f"{path}, line {number}: user {user + 1} stands twice; one line a user")
+        interactions[user] = items
+    return interactions
+
+
+def _check(path: Path, interactions: dict) -> Interactions:
+    checked = {}
+    for user, items in interactions.items():
+        if not _is_id(user):
+            raise UserError(f"{path}: user {user!r} is not an integer >= 0")
+        if not isinstance(items, list | tuple | np.ndarray):
+            raise UserError(f"{path}: user {user}: the items are a {type(items).__name__}, not a list")
+        for item in items:
+            if not _is_id(item):
+                raise UserError(f"{path}: user {user}: item {item!r} is not an integer >= 0")
+        checked[int(user)] = [int(item) for item in items]
+    if not any(checked.values()):
+        raise UserError(f"{path}: the split is empty: no user has an item")
+    return checked
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+
+
+def _check_histories(folder: Path, names: dict[str, str], splits: Splits) -> None:
+    for split, histories in (("valid", [splits.train]), ("test", [splits.train, splits.valid])):
+        for user, items in splits[split].items():
+            if items and not any(history.get(user) for history in histories):
+                raise UserError(
+                    f"{folder / names[split]}: user {user} has items to predict but no history in "
+                    f"{names['train']}; drop the user or add the history"
+                )

@@ -1,0 +1,82 @@
+"""A toy data set that a small model can learn: users who follow tastes over a hierarchical catalogue.
+
+The catalogue has categories, shelves within categories and items on shelves, and an identifier says where an item
+stands: category, shelf, place on the shelf, and a fourth code that tells apart what shares a place. As in the real data
+the trie is bushy for two levels and nearly a line after, and a few items share an identifier. A user has a few
+favourite shelves, mostly stays on the shelf and mostly goes on to the next item there; time is global and cut 8:1:1.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genrec.catalogue import Catalogue
+from genrec.files import write_text
+from genrec.splits import SPLITS, Splits
+
+CATEGORIES, SHELVES, FAVOURITES, SHARING = 24, 8, 3, 6
+STAY, NEXT = 0.75, 0.7  # chance to stay on the shelf; there, to take the next item
+
+
+@dataclass(frozen=True)
+class Toy:
+    splits: Splits
+    catalogue: Catalogue
+
+    def save(self, folder: Path) -> None:
+        """Write the released layout, in its text form: numbers one higher than in memory, one line a user."""
+        for split in SPLITS:
+            rows = ([user + 1, *(item + 1 for item in items)] for user, items in sorted(self.splits[split].items()))
+            write_text(folder / f"sequential_{split}.txt", "".join(" ".join(map(str, row)) + "\n" for row in rows))
+        self.catalogue.save(folder / f"{folder.name}.index.json")
+
+
+def make_toy(seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_length: float = 10) -> Toy:
+    """The same arguments always give the same data. Users with fewer than two training items are dropped."""
+    rng = np.random.default_rng(seed)
+    shelf_of = np.sort(rng.integers(CATEGORIES * SHELVES, size=n_items))
+    identifiers = _identifiers(rng, shelf_of)
+    shelves = [np.flatnonzero(shelf_of == shelf) for shelf in range(CATEGORIES * SHELVES)]
+    stocked = np.array([shelf for shelf, items in enumerate(shelves) if len(items)])
+    visited = rng.zipf(1.5, size=len(stocked)).clip(max=10).astype(float)  # some shelves are popular
+    histories, times = [], []
+    for _ in range(n_users + n_users // 8):  # some come too late to have two training items
+        favourites = rng.choice(stocked, size=FAVOURITES, replace=False, p=visited / visited.sum())
+        history = _walk(rng, [shelves[shelf] for shelf in favourites], 4 + rng.poisson(mean_length - 4))
+        histories.append(history)
+        times.append(rng.random() + np.cumsum(rng.exponential(0.03, size=len(history))))
+    cuts = np.quantile(np.concatenate(times), [0.8, 0.9])
+    parts = [np.split(np.array(h), np.searchsorted(t, cuts)) for h, t in zip(histories, times, strict=True)]
+    kept = [part for part in parts if len(part[0]) >= 2][:n_users]
+    splits = Splits(*({u: part[i].tolist() for u, part in enumerate(kept)} for i in range(len(SPLITS))))
+    return Toy(splits, Catalogue(identifiers))
+
+
+def _walk(rng: np.random.Generator, shelves: list[np.ndarray], length: int) -> list[int]:
+    """A history of distinct items: stay on the shelf and go on to the next item, or change the shelf."""
+    history: list[int] = []
+    shelf, place = shelves[0], 0
+    for _ in range(4 * length):  # a bound, for users who have seen all of their shelves
+        if len(history) == length:
+            break
+        if rng.random() >= STAY:
+            shelf = shelves[rng.integers(len(shelves))]
+            place = rng.integers(len(shelf))
+        place = (place + 1) % len(shelf) if rng.random() < NEXT else rng.integers(len(shelf))
+        if shelf[place] not in history:
+            history.append(int(shelf[place]))
+    return history
+
+
+def _identifiers(rng: np.random.Generator, shelf_of: np.ndarray) -> dict[int, tuple[str, ...]]:
+    # Codes are shuffled, so that a number's size means nothing, as in a learned codebook.
+    codes = [rng.permutation(64) for _ in range(4)]
+    identifiers = {}
+    for shelf in np.unique(shelf_of):
+        for place, item in enumerate(np.flatnonzero(shelf_of == shelf)):
+            path = (shelf // SHELVES, shelf % SHELVES + 5 * (shelf // SHELVES) % 56, place // 2 * 7 % 64, place % 2)
+            identifiers[int(item)] = tuple(f"<{'abcd'[i]}_{codes[i][path[i]]}>" for i in range(4))
+    for item in rng.choice(len(shelf_of) - 1, size=SHARING, replace=False):
+        identifiers[int(item)] = identifiers[int(item) + 1]
+    return identifiers

@@ -1,0 +1,19 @@
+"""Write the toy data set: users who follow tastes over a hierarchical catalogue, deterministic in its arguments.
+
+python code/make_toy.py --output data/toy --seed 0 --n_items 1000 --n_users 2000
+"""
+
+from pathlib import Path
+
+from genrec.cli import run
+from genrec.toy import make_toy
+
+
+def main(output: str, seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_length: float = 10.0) -> None:
+    toy = make_toy(seed, n_items, n_users, mean_length)
+    toy.save(Path(output))
+    print(f"{output}: {len(toy.splits.train)} users, {len(toy.splits.items())} items")
+
+
+if __name__ == "__main__":
+    run(main)
