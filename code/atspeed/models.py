@@ -44,13 +44,6 @@ SHAPES = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def device() -> torch.device:
-    """This process's GPU, or the CPU where there is none."""
-    from accelerate import PartialState
-
-    return PartialState().device
-
-
 def check_dtype(dtype: str) -> torch.dtype:
     if dtype not in DTYPES:
         raise UserError(f"--dtype {dtype}: choose from {', '.join(DTYPES)}")
@@ -88,8 +81,19 @@ def add_item_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     """Teach the tokenizer the identifiers' tokens and give the model rows for them; returns their ids."""
     tokenizer.add_tokens(catalogue.tokens)
     if len(tokenizer) > model.config.vocab_size:
-        model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return tokenizer.convert_tokens_to_ids(catalogue.tokens)
+
+
+def check_same_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> None:
+    """Raises UserError if the model at `path` does not share the target's tokenizer, item tokens aside."""
+    own = load_tokenizer(path)
+    own.add_tokens(catalogue.tokens)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{path}: its tokenizer ({len(own)} tokens) is not the target's ({len(tokenizer)} tokens); speculative "
+            "decoding needs one vocabulary, so give a draft of the target's family"
+        )
 
 
 def init_model(path: Path, shape: Shape, seed: int) -> int:

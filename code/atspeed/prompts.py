@@ -1,6 +1,7 @@
 """The prompt of LC-Rec, as AtSpeed uses it: one string, no trailing space, followed by the identifier and EOS."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,33 @@ PROMPT = (
     "Can you predict the next possible item that the user may expect?\n\n"
     "### Response:"
 )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Samples as token ids."""
+
+    prompts: list[list[int]]
+    items: Tensor  # (n, L) long, the identifier of each sample's first label
+    eos: int
+
+    @property
+    def responses(self) -> Tensor:
+        """(n, L + 1) long: identifier and EOS."""
+        return torch.cat([self.items, torch.full((len(self.items), 1), self.eos)], -1)
+
+
+def encode_samples(
+    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int
+) -> Encoded:
+    """Prompts and identifiers of `samples`. Raises UserError if a prompt with one item exceeds `cutoff`."""
+    ids = catalogue.token_ids(tokenizer)
+    row = {item: i for i, item in enumerate(sorted(catalogue.identifiers))}
+    return Encoded(
+        encode_prompts(tokenizer, catalogue, samples, cutoff),
+        ids[[row[sample.labels[0]] for sample in samples]],
+        tokenizer.eos_token_id,
+    )
 
 
 def encode_prompts(

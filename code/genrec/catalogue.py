@@ -36,7 +36,7 @@ class Catalogue:
         identifiers: dict[int, Identifier] = {}
         level_of: dict[str, int] = {}
         for key, tokens in content.items():
-            if not re.fullmatch(r"[0-9]+", key):
+            if not re.fullmatch(r"0|[1-9][0-9]*", key):
                 raise UserError(f"{path}: item {key!r} is not an integer >= 0")
             if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t.strip() for t in tokens):
                 raise UserError(f"{path}: item {key}: {tokens!r} is not a list of tokens")
@@ -98,8 +98,9 @@ class Catalogue:
         )
 
 
-def _natural(token: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", token)]
+def _natural(token: str) -> tuple[list[int | str], str]:
+    """A sort key; the token itself settles <a_1> against <a_01>, so that every process has the same order."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", token)], token
 
 
 def find_index(folder: Path, dataset: str) -> Path:

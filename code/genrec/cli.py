@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 import types
 import typing
@@ -14,13 +15,19 @@ import fire
 
 from genrec.errors import UserError
 
+_FLAG = re.compile(r"--|-[a-zA-Z]|-$")  # what fire does not take for a value
+
 
 def run(main: Callable[..., None]) -> None:
     """Run `main` with the flags of the command line. Its annotations are the flags' types."""
     _set_up_logging()
+    arguments = sys.argv[1:]
     try:
-        _refuse_unknown_flags(main, sys.argv[1:])
-        fire.Fire(_typed(main))
+        if {"--help", "-h"} & set(arguments):
+            arguments = ["--help"]  # in any other place fire would run `main` first
+        else:
+            _check_flags(main, arguments)
+        fire.Fire(_typed(main), arguments)
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
@@ -39,19 +46,30 @@ def _set_up_logging() -> None:
         logging.getLogger(package).setLevel(level)
 
 
-def _refuse_unknown_flags(main: Callable[..., None], arguments: list[str]) -> None:
+def _check_flags(main: Callable[..., None], arguments: list[str]) -> None:
     """fire runs the function first and complains after; a stage must not train for a day on a mistyped flag."""
-    known = list(inspect.signature(main).parameters)
-    flags = [argument for argument in arguments if argument.startswith("--") and argument != "--help"]
-    for flag in flags:
-        name = flag[2:].split("=")[0].replace("-", "_")
-        bare = name.removeprefix("no")  # fire turns --noflag into flag=False
-        if name not in known and bare not in known:
+    hints, parameters, given = typing.get_type_hints(main), inspect.signature(main).parameters, set()
+    known, rest = list(parameters), list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            raise UserError(f"unexpected argument {argument!r}; every argument is a flag, such as --{known[0]} VALUE")
+        flag, equals, _ = argument.partition("=")
+        name, bare = flag[2:].replace("-", "_"), not equals and (not rest or bool(_FLAG.match(rest[0])))
+        if bare and name not in known:
+            name = name.removeprefix("no")  # fire turns --noflag into flag=False
+        if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --{near[0]}?" if near else f"known flags: {', '.join('--' + k for k in known)}"
-            raise UserError(f"unknown flag {flag.split('=')[0]}; {hint}")
-    if arguments and not arguments[0].startswith("-"):
-        raise UserError(f"unexpected argument {arguments[0]!r}; every argument is a flag, such as --{known[0]} VALUE")
+            raise UserError(f"unknown flag {flag}; {hint}")
+        if bare and hints[name] is not bool:
+            raise UserError(f"{flag} needs a value: {flag} VALUE")
+        if not bare and not equals:
+            rest.pop(0)
+        given.add(name)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise UserError(f"--{name} is missing; pass --{name} VALUE")
 
 
 def _typed(main: Callable[..., None]) -> Callable[..., None]:
@@ -63,13 +81,15 @@ def _typed(main: Callable[..., None]) -> Callable[..., None]:
         values = signature.bind(*args, **kwargs).arguments
         main(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
 
-    return checked
+    # Text stays as typed: fire would read the folder 2024_01_05 as the number 20240105.
+    texts = {name: str for name, hint in hints.items() if hint in (str, str | None)}
+    return fire.decorators.SetParseFns(**texts)(checked)
 
 
 def _convert(name: str, value: object, hint: object) -> object:
     """`value` as fire read it, as the type that the flag has."""
     if isinstance(hint, types.UnionType):
-        if value is None or value == "":
+        if value in (None, "", "None"):
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
     if typing.get_origin(hint) is tuple:

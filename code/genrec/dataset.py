@@ -32,9 +32,11 @@ class Dataset:
         Validation: the first validation item after the training items. Test: all test items after training and
         validation items. A history holds at most the last `max_history` items. Users without a sample are left out.
 
-        Raises UserError for an unknown split.
+        Raises UserError for an unknown split or an empty history.
         """
         check_split(split)
+        if max_history < 1:
+            raise UserError(f"--max_history must be at least 1, not {max_history}")
         train, samples = self.splits.train, []
         for user in sorted(self.splits[split]):
             items = self.splits[split][user]

@@ -22,6 +22,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial
+        assert partial.exists(), f"nothing was written to {partial}"
         if path.is_dir():
             shutil.rmtree(path)
         partial.replace(path)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from genrec.errors import UserError
 from genrec.files import read_bytes, sha256
 from genrec.npy import read_npy_dict
@@ -86,6 +84,8 @@ def _read_text(path: Path) -> dict[int, list[int]]:
             user, *items = (int(field) - 1 for field in line.split())
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {line[:60]!r} is not a row of integers `user item …`") from error
+        if min(user, *items, 0) < 0:
+            raise UserError(f"{path}, line {number}: {line[:60]!r} holds a number below 1; they count from 1")
         if user in interactions:
             raise UserError(f"{path}, line {number}: user {user + 1} stands twice; one line a user")
         interactions[user] = items
@@ -97,26 +97,27 @@ def _check(path: Path, interactions: dict) -> Interactions:
     for user, items in interactions.items():
         if not _is_id(user):
             raise UserError(f"{path}: user {user!r} is not an integer >= 0")
-        if not isinstance(items, list | tuple | np.ndarray):
+        if not isinstance(items, list | tuple):
             raise UserError(f"{path}: user {user}: the items are a {type(items).__name__}, not a list")
         for item in items:
             if not _is_id(item):
                 raise UserError(f"{path}: user {user}: item {item!r} is not an integer >= 0")
-        checked[int(user)] = [int(item) for item in items]
+        checked[user] = list(items)
     if not any(checked.values()):
         raise UserError(f"{path}: the split is empty: no user has an item")
     return checked
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check_histories(folder: Path, names: dict[str, str], splits: Splits) -> None:
+    first = 1 if names is _TEXTS else 0  # the number of the first user in these files
     for split, histories in (("valid", [splits.train]), ("test", [splits.train, splits.valid])):
         for user, items in splits[split].items():
             if items and not any(history.get(user) for history in histories):
                 raise UserError(
-                    f"{folder / names[split]}: user {user} has items to predict but no history in "
+                    f"{folder / names[split]}: user {user + first} has items to predict but no history in "
                     f"{names['train']}; drop the user or add the history"
                 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from genrec.catalogue import Catalogue
+from genrec.errors import UserError
 from genrec.files import write_text
 from genrec.splits import SPLITS, Splits
 
@@ -33,7 +34,13 @@ class Toy:
 
 
 def make_toy(seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_length: float = 10) -> Toy:
-    """The same arguments always give the same data. Users with fewer than two training items are dropped."""
+    """The same arguments always give the same data. Users with fewer than two training items are dropped.
+
+    Raises UserError for sizes too small to fill the shelves or the splits.
+    """
+    for flag, value, least in (("n_items", n_items, 50), ("n_users", n_users, 1), ("mean_length", mean_length, 4)):
+        if value < least:
+            raise UserError(f"--{flag} must be at least {least}, not {value}")
     rng = np.random.default_rng(seed)
     shelf_of = np.sort(rng.integers(CATEGORIES * SHELVES, size=n_items))
     identifiers = _identifiers(rng, shelf_of)
@@ -50,6 +57,8 @@ def make_toy(seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_lengt
     parts = [np.split(np.array(h), np.searchsorted(t, cuts)) for h, t in zip(histories, times, strict=True)]
     kept = [part for part in parts if len(part[0]) >= 2][:n_users]
     splits = Splits(*({u: part[i].tolist() for u, part in enumerate(kept)} for i in range(len(SPLITS))))
+    if not all(any(splits[split].values()) for split in SPLITS):
+        raise UserError(f"--n_users {n_users}, --n_items {n_items}: too few to fill every split; pass more")
     return Toy(splits, Catalogue(identifiers))
 
 

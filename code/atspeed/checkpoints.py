@@ -1,0 +1,75 @@
+"""Checkpoints that stand on their own: merged weights, tokenizer, identifiers and facts in one folder."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from genrec.artefacts import FACTS, fingerprint, read_facts
+from genrec.dataset import Dataset
+from genrec.errors import UserError
+from genrec.files import atomic_path, write_json
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a target was fine-tuned for. Later stages read it from the target; nobody types it twice."""
+
+    dataset: str
+    catalogue: str  # fingerprint
+    splits: str  # fingerprint
+    max_history: int
+    cutoff: int  # tokens of prompt, identifier and EOS
+
+    @classmethod
+    def of(cls, dataset: Dataset, max_history: int, cutoff: int) -> "Setting":
+        return cls(dataset.name, dataset.catalogue.fingerprint, dataset.splits.fingerprint, max_history, cutoff)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished model folder, checked but not loaded."""
+
+    path: str
+    setting: Setting
+    fingerprint: str
+
+
+def save_checkpoint(
+    path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, facts: dict
+) -> None:
+    """Write model, tokenizer, identifiers and facts as one folder, whole or not at all.
+
+    LoRA is merged: whoever loads the folder needs neither peft, nor the base model, nor the seed that the item tokens'
+    rows began with.
+    """
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    with atomic_path(path) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        dataset.catalogue.save(partial / "catalogue.json")
+        write_json(partial / FACTS, facts)
+
+
+def open_checkpoint(path: str, stage: str, script: str, dataset: Dataset) -> Checkpoint:
+    """Check that `path` is the output of `stage` for this very data set.
+
+    Raises UserError if it is not there, unfinished, of another stage, or of another data set or catalogue.
+    """
+    facts = read_facts(Path(path), stage, script)
+    setting = Setting(**facts["setting"])
+    check_same_data(path, setting, dataset)
+    return Checkpoint(path, setting, fingerprint(facts))
+
+
+def check_same_data(path: str, setting: Setting, dataset: Dataset) -> None:
+    """Raises UserError if `path` was made for another catalogue or other splits than those of `dataset`."""
+    now = asdict(Setting.of(dataset, setting.max_history, setting.cutoff))
+    for what, name in (("catalogue", "identifier index"), ("splits", "splits")):
+        if asdict(setting)[what] != now[what]:
+            raise UserError(
+                f"{path}: was made for {setting.dataset} with other {name} (fingerprint {asdict(setting)[what]}) than "
+                f"those of {dataset.name} (fingerprint {now[what]}); set DATASET and DATA_PATH to its data, or make it "
+                "again"
+            )

@@ -1,0 +1,148 @@
+"""Decode every test user with every method, check that the lists agree, and note what each request took."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from atspeed.methods import Lists, make_methods
+from atspeed.prompts import left_pad
+from beamsd import Clock
+from genrec.cli import is_main_process
+from genrec.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Record:
+    """One request, decoded by one method at one K."""
+
+    request: int  # index of the sample
+    method: str
+    width: int  # K
+    sequences: list[list[int]]  # token ids of the legal ones, best first
+    seconds: float  # of its batch, divided by the requests in it
+    target_calls: int
+    accepted: float | None  # mean levels accepted a round; None without a draft
+    parts: dict[str, float] = field(default_factory=dict)  # seconds by part: draft, target, verify
+    tie: bool = False  # the lists differ in this precision, and agree in float64
+
+
+class Bench:
+    """Models and methods, ready to be compared on batches of prompts."""
+
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        drafter: PreTrainedModel | None,
+        items: Tensor,
+        *,
+        draft_width: int,
+        gamma: int,
+    ):
+        """items: (n_items, L) token ids. In float32 the lists of all methods must be equal; else they are counted."""
+        self.target, self.drafter = target, drafter
+        self.options = {"items": items.to(target.device), "draft_width": draft_width, "gamma": gamma}
+        self.methods = make_methods(target, drafter, **self.options)
+        self.exact = target.dtype == torch.float32
+        self.legal = {tuple(item) for item in items.tolist()}
+        self._double: dict | None = None
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], requests: Sequence[int], widths: Sequence[int], *, batch_size: int,
+        warmup: int,
+    ) -> list[Record]:  # fmt: skip
+        """Decode `requests` (indices of `prompts`) at every K, all methods interleaved, after `warmup` batches.
+
+        Raises RuntimeError if, in float32, lists differ by more than rounding, or an item is not in the catalogue.
+        """
+        batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+        records = []
+        bar = tqdm(total=len(widths) * len(requests), desc="inference", unit="request", disable=not is_main_process())
+        for width in widths:
+            for batch in batches[:warmup]:
+                self._decode([prompts[i] for i in batch], width, turn=0)
+            for turn, batch in enumerate(batches):
+                records += self._batch([prompts[i] for i in batch], batch, width, turn)
+                bar.update(len(batch))
+        bar.close()
+        return records
+
+    def _batch(
+        self, prompts: Sequence[Sequence[int]], requests: Sequence[int], width: int, turn: int
+    ) -> Iterator[Record]:
+        decoded = self._decode(prompts, width, turn)
+        rows = {name: _sequences(lists) for name, (lists, _, _) in decoded.items()}
+        for row, request in enumerate(requests):
+            found = {name: sequences[row] for name, sequences in rows.items()}
+            for name, sequences in found.items():
+                if not self.legal.issuperset(sequences):
+                    raise RuntimeError(f"request {request}, K {width}: {name} recommends what is not in the catalogue")
+            tie = self.exact and len(set(map(tuple, found.values()))) > 1
+            if tie:
+                self._settle(prompts[row], request, width, found)
+            for name, (lists, seconds, parts) in decoded.items():
+                rounds = [] if lists.accepted is None else [a for a in lists.accepted[row].tolist() if a >= 0]
+                yield Record(
+                    request, name, width, [list(s) for s in found[name]], seconds / len(requests),
+                    int(lists.target_calls[row]), sum(rounds) / len(rounds) if rounds else None,
+                    {part: value / len(requests) for part, value in parts.items()}, tie,
+                )  # fmt: skip
+
+    def _decode(
+        self, prompts: Sequence[Sequence[int]], width: int, turn: int
+    ) -> dict[str, tuple[Lists, float, dict[str, float]]]:
+        """Lists, seconds and seconds by part of every method; who goes first changes from turn to turn."""
+        ids, mask = (tensor.to(self.target.device) for tensor in left_pad(prompts))
+        names = list(self.methods)
+        first = turn % len(names)
+        decoded = {}
+        for name in names[first:] + names[:first]:
+            clock = Clock(ids.device)
+            start = _now(ids.device)
+            lists = self.methods[name](ids, mask, width, clock)
+            decoded[name] = (lists, _now(ids.device) - start, clock.seconds())
+        return {name: decoded[name] for name in names}
+
+    def _settle(self, prompt: Sequence[int], request: int, width: int, found: dict[str, list]) -> None:
+        """Lists that differ must agree in float64, or they are not a tie but a fault."""
+        if self._double is None:
+            models = (None if m is None else deepcopy(m).double() for m in (self.target, self.drafter))
+            self._double = make_methods(*models, **self.options)
+        ids, mask = (tensor.to(self.target.device) for tensor in left_pad([prompt]))
+        lists = [method(ids, mask, width, Clock(ids.device)) for method in self._double.values()]
+        if len({tuple(_sequences(exact)[0]) for exact in lists}) > 1:
+            raise RuntimeError(f"request {request}, K {width}: the lists differ, in float64 too: {found}")
+        logger.info(f"request {request}, K {width}: a tie in float32; the lists agree in float64")
+
+
+def _sequences(lists: Lists) -> list[list[tuple[int, ...]]]:
+    """The legal sequences of every request, best first."""
+    return [
+        [tuple(sequence) for sequence in sequences[:found]]
+        for sequences, found in zip(lists.sequences.tolist(), lists.found.tolist(), strict=True)
+    ]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def check_widths(widths: Sequence[int], draft_width: int, gamma: int) -> None:
+    """Raises UserError for beam sizes that cannot be compared."""
+    if not widths or min(widths) < 1:
+        raise UserError(f"--run_beam_sizes {','.join(map(str, widths))}: give one or more numbers of at least 1")
+    if gamma < 1 or draft_width < max(widths):
+        raise UserError(
+            f"--gamma {gamma} must be at least 1, and --draft_beam_size {draft_width} at least the largest of "
+            f"--run_beam_sizes, {max(widths)}"
+        )

@@ -1,0 +1,63 @@
+"""One forward over prompt, true item and all teacher beams: the decoder's tree, used for training."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from beamsd import Tree
+
+
+@dataclass(frozen=True)
+class TreeLogits:
+    """A model's logits after the prompt and after every token of the sequences hung under it."""
+
+    logits: Tensor  # (B, n, V), after the prompt's last token and all grown nodes
+    item_rows: Tensor  # (B, L') long: row of `logits` that predicts item[:, t]
+    beam_rows: Tensor  # (B, K, L) long: row of `logits` that predicts beams[:, k, t]; K = 0 without beams
+
+    def for_item(self) -> Tensor:
+        """(B, L', V): [:, t] predicts the item's token t."""
+        return self.logits.gather(1, self.item_rows[..., None].expand(-1, -1, self.logits.shape[-1]))
+
+    def for_beams(self) -> Tensor:
+        """(B, K, L, V): [:, k, t] predicts token t of beam k."""
+        rows = self.beam_rows.flatten(1)[..., None].expand(-1, -1, self.logits.shape[-1])
+        return self.logits.gather(1, rows).unflatten(1, self.beam_rows.shape[1:])
+
+
+def tree_logits(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, item: Tensor, beams: Tensor | None = None
+) -> TreeLogits:
+    """Logits along the true item and along every beam, equal to one forward each.
+
+    model: a decoder-only model, possibly wrapped (LoRA, DDP). input_ids, attention_mask: (B, P), left-padded.
+    item: (B, L') long, the true continuation. beams: (B, K, L) long, the teacher's.
+    """
+    B, P = input_ids.shape
+    if beams is None:
+        beams = item.new_zeros(B, 0, 1)
+    K, L = beams.shape[1:]
+    tree = Tree.trunk(input_ids, attention_mask, capacity=P + item.shape[1] - 1 + K * (L - 1))
+    root = torch.full((B, 1), P - 1, device=input_ids.device)
+    item_path = _hang(tree, root, item[:, None])[:, 0]
+    beam_path = _hang(tree, root.expand(B, K), beams)
+    logits = model(
+        input_ids=tree.tokens,
+        attention_mask=tree.additive_mask(0, tree.size, next(model.parameters()).dtype),
+        position_ids=tree.positions(),
+        use_cache=False,
+        logits_to_keep=tree.size - P + 1,
+    ).logits
+    return TreeLogits(logits, item_path - (P - 1), beam_path - (P - 1))
+
+
+def _hang(tree: Tree, roots: Tensor, sequences: Tensor) -> Tensor:
+    """Hang sequences (B, m, l), all but their last tokens, under `roots` (B, m).
+
+    Returns for every token the node (B, m, l) that predicts it.
+    """
+    path = [roots]
+    for column in sequences[..., :-1].unbind(-1):
+        path.append(tree.grow(path[-1], column))
+    return torch.stack(path, -1)

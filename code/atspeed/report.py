@@ -1,0 +1,109 @@
+"""The comparison as a table, as files and as a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from atspeed.evaluate import Record
+from atspeed.methods import BASELINE, GENERATE
+from genrec.catalogue import Identifier
+from genrec.dataset import Sample
+from genrec.files import atomic_path, write_text
+from genrec.metrics import ndcg, recall
+
+CUTOFFS = (1, 5, 10, 20)
+
+
+def summarise(
+    records: Sequence[Record], samples: Sequence[Sample], items_of: dict[Identifier, list[int]], tokens: dict[int, str]
+) -> pd.DataFrame:
+    """One row a method and K.
+
+    tokens: id -> identifier token. An identifier that several items share recommends all of them, in ascending order.
+    """
+    rows = []
+    for record in records:
+        ranked = [item for s in record.sequences for item in items_of[tuple(tokens[t] for t in s)]]
+        labels = samples[record.request].labels
+        scores = {f"Recall@{k}": recall(ranked, labels, k) for k in CUTOFFS if k <= record.width}
+        scores |= {f"NDCG@{k}": ndcg(ranked, labels, k) for k in CUTOFFS if k <= record.width}
+        scores |= {"Recall@K": recall(ranked, labels, record.width), "NDCG@K": ndcg(ranked, labels, record.width)}
+        parts = {f"{part} ms": seconds * 1e3 for part, seconds in record.parts.items()}
+        rows.append({
+            "method": record.method, "K": record.width, "ms": record.seconds * 1e3, "target calls": record.target_calls,
+            "accepted levels": record.accepted, **parts, "ties": record.tie, "users": 1, **scores,
+        })  # fmt: skip
+    frame = pd.DataFrame(rows)
+    sums = ["ties", "users"]
+    table = frame.groupby(["K", "method"], sort=False).agg(
+        {name: "sum" if name in sums else "mean" for name in frame.columns if name not in ("K", "method")}
+    )
+    for name, base in (("speed-up", GENERATE), ("over gamma 0", BASELINE)):
+        baseline = table["ms"].xs(base, level="method")
+        table[name] = baseline.reindex(table.index, level="K") / table["ms"]
+    ordered = ["ms", "speed-up", "over gamma 0", "target calls", "accepted levels"]
+    table = table[ordered + [name for name in table.columns if name not in ordered]].reset_index()
+    return table[["method", *(name for name in table.columns if name != "method")]].astype({"ties": int})
+
+
+def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """A Markdown table; numbers right-aligned, with as many digits as mean something."""
+    table = table[list(columns)] if columns else table
+    header = [str(name) for name in table.columns]
+    rows = [[_cell(name, value) for name, value in row.items()] for row in table.to_dict("records")]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    text = [
+        pd.api.types.is_string_dtype(table[name]) or pd.api.types.is_object_dtype(table[name]) for name in table.columns
+    ]
+    lines = [
+        "| " + " | ".join(c.ljust(w) if t else c.rjust(w) for c, w, t in zip(r, widths, text, strict=True)) + " |"
+        for r in [header, *rows]
+    ]
+    rule = "|" + "|".join("-" * (w + 2) if t else "-" * (w + 1) + ":" for w, t in zip(widths, text, strict=True)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def _cell(name: str, value: object) -> str:
+    if pd.isna(value):
+        return "–"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if name.startswith(("Recall", "NDCG")) else f"{value:.2f}"
+
+
+SHORT = ("method", "K", "ms", "speed-up", "over gamma 0", "target calls", "accepted levels", "Recall@K", "NDCG@K")
+
+
+def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:
+    """Write results.csv (every column), results.md and results.png, each whole or not at all."""
+    write_text(folder / "results.csv", table.to_csv(index=False))
+    write_text(folder / "results.md", f"{headline}\n\n{to_markdown(table, SHORT)}")
+    with atomic_path(folder / "results.png") as partial:
+        plot(table, partial)
+
+
+def plot(table: pd.DataFrame, path: Path) -> None:
+    """Speed-up over `generate`, and target calls, by K."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen needed; set before pyplot is imported
+    import matplotlib.pyplot as plt
+
+    widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for axis, column, title in zip(
+        axes, ("speed-up", "target calls"), ("speed-up over generate", "target calls a request"), strict=True
+    ):
+        for i, method in enumerate(methods):
+            values = table[table["method"] == method].set_index("K")[column].reindex(widths)
+            places = [x + (i - (len(methods) - 1) / 2) * 0.26 for x in range(len(widths))]
+            bars = axis.bar(places, values, 0.24, label=method)
+            axis.bar_label(bars, fmt="%.1f", fontsize=7)
+        axis.set_xticks(range(len(widths)), [f"K = {width}" for width in widths])
+        axis.set_title(title)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].axhline(1, color="grey", linewidth=0.8, linestyle=":")
+    axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path, dpi=150, format="png")
+    plt.close(figure)

@@ -1,0 +1,95 @@
+"""Stage 1: fine-tune the target on the training samples, with LoRA or as a whole.
+
+    bash script/finetune_llama.sh
+    accelerate launch code/finetune_llama.py --base_model model/tiny --output_dir output/toy/target --dataset toy
+
+Writes a checkpoint that stands on its own: merged weights, tokenizer with the item tokens, identifiers, facts.
+"""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from atspeed.checkpoints import Setting, save_checkpoint
+from atspeed.lora import add_lora
+from atspeed.models import add_item_tokens, check_dtype, load_model, load_tokenizer
+from atspeed.objectives import make_objective
+from atspeed.prompts import encode_samples
+from atspeed.training import Alignment, Samples, Schedule, fit
+from genrec.artefacts import already_done, make_facts
+from genrec.cli import run
+from genrec.dataset import load_dataset, take
+
+STAGE = "finetune_llama"
+
+
+def main(
+    base_model: str,
+    output_dir: str,
+    dataset: str,
+    data_path: str = "data",
+    index: str | None = None,
+    full: bool = False,
+    lora_r: int = 8,
+    lora_alpha: int = 16,
+    lora_dropout: float = 0.05,
+    dtype: str = "float32",
+    subseq: bool = False,
+    max_users: int | None = None,
+    max_history: int = 20,
+    cutoff: int = 512,
+    epochs: int = 20,
+    batch_size: int = 256,
+    micro_batch_size: int = 16,
+    learning_rate: float = 1e-4,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 100,
+    patience: int = 5,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    report_to: str = "none",
+    overwrite: bool = False,
+) -> None:
+    arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "report_to", "overwrite")}
+    state, output = PartialState(), Path(output_dir)
+    schedule = Schedule(
+        epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
+        gradient_checkpointing,
+    )  # fmt: skip
+    schedule.check(state.num_processes)
+    weights = check_dtype(dtype)
+    data = load_dataset(data_path, dataset, index)
+    tokenizer = load_tokenizer(base_model)
+    work = output.with_name(output.name + ".work")
+    with state.main_process_first():
+        if already_done(output, work, STAGE, arguments, overwrite):
+            return
+
+    set_seed(seed)
+    model = load_model(base_model, weights)
+    item_tokens = add_item_tokens(model, tokenizer, data.catalogue)
+    if not full:
+        model = add_lora(model, item_tokens, lora_r, lora_alpha, lora_dropout)
+    train, valid = (
+        encode_samples(tokenizer, data.catalogue, take(samples, max_users, seed), cutoff)
+        for samples in (
+            data.samples("train", max_history=max_history, subseq=subseq),
+            data.samples("valid", max_history=max_history),
+        )
+    )
+    results = fit(
+        model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses),
+        Samples(valid.prompts, valid.responses), work, schedule, state.num_processes,
+    )  # fmt: skip
+    if state.is_main_process:
+        setting = asdict(Setting.of(data, max_history, cutoff))
+        save_checkpoint(output, model, tokenizer, data, make_facts(STAGE, arguments, setting=setting, results=results))
+        shutil.rmtree(work)
+        print(f"{output}: eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,104 @@
+"""Stage 4: speculative beam search against gamma 0 and against transformers' `generate`, checked to be equal.
+
+    bash script/inference.sh
+    accelerate launch code/inference.py --dataset toy --target_model output/toy/target \
+        --draft_model output/toy/draft-AtSpeedSModel --output_dir output/toy/results
+
+Writes results.csv, results.md, results.png and the recommended items of every user, recommendations.jsonl.
+"""
+
+import json
+import platform
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from atspeed.checkpoints import open_checkpoint
+from atspeed.evaluate import Bench, check_widths
+from atspeed.methods import BASELINE
+from atspeed.models import check_dtype, load_model, load_tokenizer
+from atspeed.prompts import encode_prompts
+from atspeed.report import SHORT, save_report, summarise, to_markdown
+from genrec.artefacts import FACTS, make_facts
+from genrec.cli import run
+from genrec.dataset import load_dataset, take
+from genrec.errors import UserError
+from genrec.files import write_json, write_text
+
+STAGE = "inference"
+
+
+def main(
+    target_model: str,
+    draft_model: str,
+    output_dir: str,
+    dataset: str,
+    data_path: str = "data",
+    index: str | None = None,
+    split: str = "test",
+    run_beam_sizes: tuple[int, ...] = (1, 3, 5, 10, 20),
+    draft_beam_size: int = 40,
+    gamma: int = 3,
+    batch_size: int = 1,
+    max_users: int | None = None,
+    warmup: int = 3,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> None:
+    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
+    state, weights, output = PartialState(), check_dtype(dtype), Path(output_dir)
+    check_widths(run_beam_sizes, draft_beam_size, gamma)
+    if batch_size < 1:
+        raise UserError(f"--batch_size {batch_size}: must be at least 1")
+    data = load_dataset(data_path, dataset, index)
+    target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
+    open_checkpoint(draft_model, "train", "train", data)
+    samples = take(data.samples(split, max_history=target.setting.max_history), max_users, seed)
+    tokenizer = load_tokenizer(target_model)
+    prompts = encode_prompts(tokenizer, data.catalogue, samples, target.setting.cutoff)
+
+    models = [load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
+    bench = Bench(*models, data.catalogue.token_ids(tokenizer), draft_width=draft_beam_size, gamma=gamma)
+    mine = range(state.process_index, len(samples), state.num_processes)
+    records = gather_object(bench.run(prompts, mine, run_beam_sizes, batch_size=batch_size, warmup=warmup))
+    if not state.is_main_process:
+        return
+
+    tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
+    table = summarise(records, samples, data.catalogue.items_of, tokens)
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    headline = (
+        f"{dataset}, {split} split, {len(samples)} users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "
+        f"gamma {gamma}, {machine}"
+    )
+    save_report(output, table, headline)
+    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, target=target.fingerprint))
+    write_text(output / "recommendations.jsonl", _recommendations(records, samples, data, tokens, max(run_beam_sizes)))
+    print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{_verdict(records, table, weights)}\nwritten to {output}")
+
+
+def _recommendations(records, samples, data, tokens, width: int) -> str:
+    """A line a user: the items of the widest list, best first."""
+    lines = []
+    for record in sorted(records, key=lambda record: record.request):
+        if (record.method, record.width) == (BASELINE, width):
+            items = [i for s in record.sequences for i in data.catalogue.items_of[tuple(tokens[t] for t in s)]]
+            lines.append(json.dumps({"user": samples[record.request].user, "items": items}))
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(records, table, weights: torch.dtype) -> str:
+    lists = {}
+    for record in records:
+        lists.setdefault((record.width, record.request), []).append((record.sequences, record.tie))
+    same = sum(all(sequences == entry[0][0] for sequences, _ in entry) for entry in lists.values())
+    if weights != torch.float32:
+        return f"{same} of {len(lists)} lists identical (not promised in this precision)"
+    ties = len(lists) - same
+    return f"{same} of {len(lists)} lists identical for all methods; {ties} differ by a tie in float32"
+
+
+if __name__ == "__main__":
+    run(main)
