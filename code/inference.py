@@ -4,6 +4,7 @@
     accelerate launch code/inference.py --dataset toy --target_model output/toy/target \
         --draft_model output/toy/draft-AtSpeedSModel --output_dir output/toy/results
 
+Without a draft, gamma 0 (tree attention alone) is compared with `generate`.
 Writes results.csv, results.md, results.png and the recommended items of every user, recommendations.jsonl.
 """
 
@@ -32,9 +33,9 @@ STAGE = "inference"
 
 def main(
     target_model: str,
-    draft_model: str,
     output_dir: str,
     dataset: str,
+    draft_model: str | None = None,
     data_path: str = "data",
     index: str | None = None,
     split: str = "test",
@@ -54,12 +55,13 @@ def main(
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
     data = load_dataset(data_path, dataset, index)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
-    open_checkpoint(draft_model, "train", "train", data)
+    if draft_model:
+        open_checkpoint(draft_model, "train", "train", data)
     samples = take(data.samples(split, max_history=target.setting.max_history), max_users, seed)
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, target.setting.cutoff)
 
-    models = [load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
+    models = [path and load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
     bench = Bench(*models, data.catalogue.token_ids(tokenizer), draft_width=draft_beam_size, gamma=gamma)
     mine = range(state.process_index, len(samples), state.num_processes)
     records = gather_object(bench.run(prompts, mine, run_beam_sizes, batch_size=batch_size, warmup=warmup))
@@ -70,8 +72,9 @@ def main(
     table = summarise(records, samples, data.catalogue.items_of, tokens)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     headline = (
-        f"{dataset}, {split} split, {len(samples)} users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "
-        f"gamma {gamma}, {machine}"
+        f"{dataset}, {split} split, {len(samples)} users, batch {batch_size}, {dtype}, "
+        + (f"draft width {draft_beam_size}, gamma {gamma}, " if draft_model else "no draft, ")
+        + machine
     )
     save_report(output, table, headline)
     write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, target=target.fingerprint))

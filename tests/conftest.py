@@ -1,11 +1,45 @@
-"""What the tests share: tiny random models and catalogues. No weights, no network, no GPU."""
+"""What the tests share: tiny random models and catalogues, and the scripts. No weights, no network, no GPU."""
 
+import os
+import subprocess
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY, LENGTH = 40, 4
+ROOT = Path(__file__).parents[1]
+STAGES = ("finetune_llama", "generate_teacher_data", "train", "inference")
+SMALL = {
+    "EPOCHS": "2", "BATCH_SIZE": "16", "MICRO_BATCH_SIZE": "8", "LEARNING_RATE": "3e-3", "WARMUP_STEPS": "2",
+    "run_beam_sizes": "1,5", "DRAFT_BEAM_SIZE": "12",
+}  # fmt: skip
+
+
+def environment(folder, **variables):
+    """The variables of a world of its own in `folder`."""
+    own = {
+        "PYTHON": sys.executable, "DATASET": "toy", "DATA_PATH": str(folder / "data"), "LOG_DIR": str(folder / "log"),
+        "OUTPUT_DIR": str(folder / "output"), "OMP_NUM_THREADS": "1", "BASE_MODEL": str(folder / "base"),
+    }  # fmt: skip
+    return os.environ | own | SMALL | variables
+
+
+def script(stage, folder, *flags, **variables):
+    """Run script/<stage>.sh in the world of `folder`; returns what it printed, all in one, and its exit code."""
+    done = subprocess.run(
+        ["bash", ROOT / "script" / f"{stage}.sh", *flags], env=environment(folder, **variables), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False,
+    )  # fmt: skip
+    return done.stdout, done.returncode
+
+
+def succeed(stage, folder, *flags, **variables):
+    output, code = script(stage, folder, *flags, **variables)
+    assert code == 0, output
+    return output
 
 
 def tiny_llama(seed: int, layers: int, hidden: int = 32, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:

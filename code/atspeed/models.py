@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from atspeed.prompts import PROMPT
 from genrec.catalogue import Catalogue
@@ -41,6 +42,8 @@ SHAPES = {
     "tinyllama-1.1b": Shape(2048, 5632, 22, 32, 4, 32000),
     "llama-7b": Shape(4096, 11008, 32, 32, 32, 32000),
 }
+disable_progress_bar()  # of loading and writing weights, which is seconds; ours show what takes long
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

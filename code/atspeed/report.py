@@ -18,7 +18,7 @@ CUTOFFS = (1, 5, 10, 20)
 def summarise(
     records: Sequence[Record], samples: Sequence[Sample], items_of: dict[Identifier, list[int]], tokens: dict[int, str]
 ) -> pd.DataFrame:
-    """One row a method and K.
+    """One row a method and K. Times are medians, which one slow moment of the machine does not move.
 
     tokens: id -> identifier token. An identifier that several items share recommends all of them, in ascending order.
     """
@@ -35,10 +35,9 @@ def summarise(
             "accepted levels": record.accepted, **parts, "ties": record.tie, "users": 1, **scores,
         })  # fmt: skip
     frame = pd.DataFrame(rows)
-    sums = ["ties", "users"]
-    table = frame.groupby(["K", "method"], sort=False).agg(
-        {name: "sum" if name in sums else "mean" for name in frame.columns if name not in ("K", "method")}
-    )
+    how = dict.fromkeys(frame.columns.drop(["K", "method"]), "mean") | {"ms": "median", "ties": "sum", "users": "sum"}
+    groups = frame.groupby(["K", "method"], sort=False)
+    table = groups.agg(how).assign(**{"p95 ms": groups["ms"].quantile(0.95)})
     for name, base in (("speed-up", GENERATE), ("over gamma 0", BASELINE)):
         baseline = table["ms"].xs(base, level="method")
         table[name] = baseline.reindex(table.index, level="K") / table["ms"]

@@ -97,6 +97,8 @@ def _convert(name: str, value: object, hint: object) -> object:
         return tuple(_convert(name, item, typing.get_args(hint)[0]) for item in values)
     if hint is str:
         return str(value)
+    if hint is bool and str(value).lower() in ("true", "false"):  # as a shell writes them
+        return str(value).lower() == "true"
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:

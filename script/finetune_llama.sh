@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Stage 1: fine-tune the target. Writes $OUTPUT_DIR/$DATASET/target.
+#   BASE_MODEL=/path/to/llama-7b DATASET=beauty bash script/finetune_llama.sh [--flag value …]
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+DATASET=${DATASET:-toy}
+BASE_MODEL=${BASE_MODEL:-$ROOT/model/tiny}   # any decoder-only model: a folder, or a Hugging Face name
+FULL=${FULL:-false}                          # true: all weights, false: LoRA
+LORA_R=${LORA_R:-8}
+LORA_ALPHA=${LORA_ALPHA:-16}
+LORA_DROPOUT=${LORA_DROPOUT:-0.05}
+EPOCHS=${EPOCHS:-20}
+PATIENCE=${PATIENCE:-5}
+BATCH_SIZE=${BATCH_SIZE:-256}                # over all processes
+MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-16}     # of one process, one step
+LEARNING_RATE=${LEARNING_RATE:-1e-4}
+WARMUP_STEPS=${WARMUP_STEPS:-100}
+SUBSEQ=${SUBSEQ:-false}                      # true: every prefix of a history is a sample
+DTYPE=${DTYPE:-float32}                      # of the weights
+SEED=${SEED:-0}
+REPORT_TO=${REPORT_TO:-none}                 # wandb, tensorboard or none
+
+launch finetune_llama \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --base_model "$BASE_MODEL" \
+    --output_dir "$OUTPUT_DIR/$DATASET/target" --full "$FULL" \
+    --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \
+    --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
+    --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --subseq "$SUBSEQ" \
+    --dtype "$DTYPE" --seed "$SEED" --report_to "$REPORT_TO" "$@"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Stage 2: the target's own beams for every prompt. Writes $OUTPUT_DIR/$DATASET/{train,eval}_teacher_data.
+#   DATASET=beauty bash script/generate_teacher_data.sh [--flag value …]
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+DATASET=${DATASET:-toy}
+TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
+BEAM_SIZE=${BEAM_SIZE:-20}
+BATCH_SIZE=${BATCH_SIZE:-16}                    # prompts decoded at once, of one process
+FULL_VOCABULARY=${FULL_VOCABULARY:-false}       # true: also what WordKDModel and TVDKDModel need
+SUBSEQ=${SUBSEQ:-false}
+DTYPE=${DTYPE:-float32}
+SEED=${SEED:-0}
+
+launch generate_teacher_data \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --output_dir "$OUTPUT_DIR/$DATASET" \
+    --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --full_vocabulary "$FULL_VOCABULARY" --subseq "$SUBSEQ" \
+    --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Stage 4: speculative decoding against gamma 0 and generate. Writes $OUTPUT_DIR/$DATASET/results/$DRAFT_MODEL_NAME.
+#   DATASET=beauty DRAFT_MODEL_NAME=draft-AtSpeedRModel bash script/inference.sh [--flag value …]
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+DATASET=${DATASET:-toy}
+TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
+DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-AtSpeedSModel}
+DRAFT_MODEL=${DRAFT_MODEL-$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME}   # empty: tree attention alone
+run_beam_sizes=${run_beam_sizes:-1,3,5,10,20}   # K, one after the other
+DRAFT_BEAM_SIZE=${DRAFT_BEAM_SIZE:-40}          # N, beams drafted a level
+GAMMA=${GAMMA:-3}                               # levels drafted a round
+BATCH_SIZE=${BATCH_SIZE:-1}                     # requests decoded at once
+DTYPE=${DTYPE:-float32}                         # lists are checked to be equal in float32, compared in others
+SEED=${SEED:-0}
+
+launch inference \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
+    --output_dir "$OUTPUT_DIR/$DATASET/results/$DRAFT_MODEL_NAME" --run_beam_sizes "$run_beam_sizes" \
+    --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --batch_size "$BATCH_SIZE" \
+    --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Stage 3: train the draft. Writes $OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME.
+#   BASE_MODEL=/path/to/llama-68m MODEL_CLASS=AtSpeedRModel DATASET=beauty bash script/train.sh [--flag value …]
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+DATASET=${DATASET:-toy}
+BASE_MODEL=${BASE_MODEL:-$ROOT/model/tiny-draft}   # any depth, with the target's tokenizer
+TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
+MODEL_CLASS=${MODEL_CLASS:-AtSpeedSModel}          # SFTModel WordKDModel TVDKDModel SeqKDModel AtSpeedSModel AtSpeedRModel
+DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-$MODEL_CLASS}
+train_data=${train_data:-$OUTPUT_DIR/$DATASET/train_teacher_data}
+valid_data=${valid_data:-$OUTPUT_DIR/$DATASET/eval_teacher_data}
+ALPHA=${ALPHA:-0.7}                                # share of the alignment loss
+TEMPERATURE=${TEMPERATURE:-1.0}                    # of both softmaxes in the alignment loss
+TOP_K=${TOP_K:-20}                                 # bets that AtSpeedSModel compares
+EPOCHS=${EPOCHS:-20}
+PATIENCE=${PATIENCE:-5}
+BATCH_SIZE=${BATCH_SIZE:-256}                      # over all processes
+MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-16}           # of one process, one step
+LEARNING_RATE=${LEARNING_RATE:-1e-3}
+WARMUP_STEPS=${WARMUP_STEPS:-100}
+WD=${WD:-0.01}                                     # weight decay
+DTYPE=${DTYPE:-float32}
+SEED=${SEED:-0}
+REPORT_TO=${REPORT_TO:-none}                       # wandb, tensorboard or none
+
+launch train \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --model_class "$MODEL_CLASS" --base_model "$BASE_MODEL" \
+    --target_model "$TARGET_MODEL" --train_data "$train_data" --valid_data "$valid_data" \
+    --output_dir "$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME" \
+    --alpha "$ALPHA" --temperature "$TEMPERATURE" --top_k "$TOP_K" \
+    --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
+    --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --weight_decay "$WD" \
+    --dtype "$DTYPE" --seed "$SEED" --report_to "$REPORT_TO" "$@"

@@ -1,0 +1,172 @@
+"""The scripts themselves, as a user starts them: the whole pipeline on a small toy, and every refusal."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import ROOT, STAGES, environment, script, succeed
+from genrec.files import read_json
+from genrec.toy import make_toy
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small toy, two base models, and all four stages run on them."""
+    folder = tmp_path_factory.mktemp("world")
+    make_toy(n_items=300, n_users=60).save(folder / "data" / "toy")
+    succeed_python("init_model", "--output", folder / "base", "--layers", "2")
+    folder.joinpath("output").mkdir()
+    logs = {stage: succeed(stage, folder, *(["--full"] if stage == "finetune_llama" else [])) for stage in STAGES}
+    return folder, logs
+
+
+def succeed_python(stage, *flags):
+    command = [sys.executable, ROOT / "code" / f"{stage}.py", *map(str, flags)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+
+
+def test_the_pipeline_ends_with_a_checked_table(world):
+    folder, logs = world
+    results = folder / "output" / "toy" / "results" / "draft-AtSpeedSModel"
+    assert {path.name for path in results.iterdir()} == {
+        "results.csv", "results.md", "results.png", "recommendations.jsonl", "facts.json",
+    }  # fmt: skip
+    users = sum(
+        1 for line in (folder / "data/toy/sequential_test.txt").read_text().splitlines() if len(line.split()) > 1
+    )
+    assert f"{2 * users} of {2 * users} lists identical for all methods; 0 differ" in logs["inference"]
+    assert (results / "results.png").read_bytes().startswith(b"\x89PNG")
+    table = (results / "results.md").read_text()
+    assert all(method in table for method in ("| generate ", "| gamma 0 ", "| speculative "))
+    lines = [json.loads(line) for line in (results / "recommendations.jsonl").read_text().splitlines()]
+    known = {int(item) for item in read_json(folder / "data/toy/toy.index.json")}
+    assert len(lines) == users
+    for line in lines:
+        assert len(line["items"]) >= 5
+        assert known.issuperset(line["items"])
+        assert len(set(line["items"])) == len(line["items"])
+    for stage in STAGES:
+        assert (folder / "log" / f"{stage}.log").read_text() in logs[stage] + "\n"
+
+
+def test_a_finished_stage_is_not_done_again_and_not_overwritten_by_other_arguments(world):
+    folder, _ = world
+    checkpoint = folder / "output" / "toy" / "target" / "model.safetensors"
+    before = checkpoint.stat().st_mtime_ns
+    assert "done already" in succeed("finetune_llama", folder, "--full")
+    output, code = script("finetune_llama", folder, "--full", "--seed", "5")
+    assert code == 2
+    assert "was made with --seed 0, not 5" in output
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+SCORE = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+torch.manual_seed(int(sys.argv[2]))
+model, tokenizer = (c.from_pretrained(sys.argv[1]) for c in (AutoModelForCausalLM, AutoTokenizer))
+ids = tokenizer(sys.argv[3], return_tensors="pt")["input_ids"]
+print(ids.tolist(), model(ids).logits[0, -1].double().sum().item())
+"""
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "LoRA"])
+def test_the_checkpoint_alone_gives_the_same_scores_in_a_new_process_with_another_seed(world, tmp_path, full):
+    folder, _ = world
+    target = folder / "output" / "toy" / "target"
+    if not full:
+        succeed("finetune_llama", folder, OUTPUT_DIR=str(tmp_path), EPOCHS="1")
+        target = tmp_path / "toy" / "target"
+        before = AutoModelForCausalLM.from_pretrained(folder / "base")
+        after = AutoModelForCausalLM.from_pretrained(target)
+        known = before.config.vocab_size
+        rows, head = after.get_input_embeddings().weight, after.get_output_embeddings().weight
+        assert torch.equal(rows[:known], before.get_input_embeddings().weight), "only the item tokens' rows are trained"
+        assert torch.equal(head[:known], before.get_output_embeddings().weight)
+        assert not torch.equal(
+            after.model.layers[0].self_attn.q_proj.weight, before.model.layers[0].self_attn.q_proj.weight
+        )
+    token = next(iter(read_json(target / "catalogue.json").values()))[0]
+    assert len(AutoTokenizer.from_pretrained(target)(token)["input_ids"]) <= 3  # <s>, perhaps a space, and the token
+    moved = shutil.copytree(target, tmp_path / "moved")
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", SCORE, moved, str(seed), f"items {token}"], check=True, text=True,
+            stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        ).stdout
+        for seed in (1, 2)
+    ]  # fmt: skip
+    assert said[0] == said[1]
+
+
+def test_two_processes_on_the_cpu_run_every_stage(world):
+    folder, _ = world
+    two = {"NUM_PROCESSES": "2", "OUTPUT_DIR": str(folder / "two")}
+    for stage in STAGES:
+        output = succeed(stage, folder, *(["--full"] if stage == "finetune_llama" else []), **two)
+    assert "0 differ by a tie in float32" in output
+    shards = [folder / name / "toy" / "train_teacher_data" for name in ("output", "two")]
+    assert [p.name for p in sorted(shards[0].glob("*.safetensors"))] == [
+        p.name for p in sorted(shards[1].glob("*.safetensors"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "variables", "message"),
+    [
+        ("finetune_llama", {"BASE_MODEL": "/no/where"}, "/no/where: no model there"),
+        ("generate_teacher_data", {"TARGET_MODEL": "nowhere"}, "written by: bash script/finetune_llama.sh"),
+        ("train", {"train_data": "nowhere"}, "written by: bash script/generate_teacher_data.sh"),
+        ("train", {"MODEL_CLASS": "AtSpeedX"}, "--model_class AtSpeedX: choose from SFTModel"),
+        ("train", {"MODEL_CLASS": "WordKDModel"}, "FULL_VOCABULARY=true bash script/generate_teacher_data.sh"),
+        ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
+        ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
+    ],
+)
+def test_a_missing_input_says_which_stage_writes_it(world, stage, variables, message):
+    folder, _ = world
+    output, code = script(stage, folder, **variables)
+    assert code == 2
+    assert message in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def test_artefacts_of_another_data_set_are_refused(world, tmp_path):
+    folder, _ = world
+    make_toy(seed=1, n_items=300, n_users=120).save(tmp_path / "data" / "toy")
+    for stage in STAGES[1:]:
+        output, code = script(stage, tmp_path, TARGET_MODEL=str(folder / "output/toy/target"))
+        assert code == 2
+        assert "with other identifier index" in output
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(world, tmp_path):
+    """Interrupted by kill -9 after the first epoch's checkpoint."""
+    folder, _ = world
+    variables = {"OUTPUT_DIR": str(tmp_path), "EPOCHS": "3"}
+    for name in ("train_teacher_data", "eval_teacher_data", "target"):
+        shutil.copytree(folder / "output" / "toy" / name, tmp_path / "toy" / name)
+    succeed("train", folder, DRAFT_MODEL_NAME="whole", **variables)
+    work = tmp_path / "toy" / "killed.work"
+    process = subprocess.Popen(
+        ["bash", ROOT / "script" / "train.sh"], env=environment(folder, DRAFT_MODEL_NAME="killed", **variables),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    for _ in process.stdout:
+        if any(work.glob("checkpoint-*/trainer_state.json")):
+            os.killpg(process.pid, 9)
+            break
+    process.wait()
+    assert not (tmp_path / "toy" / "killed").exists(), "a partial checkpoint under its final name"
+    assert "resumed" in succeed("train", folder, DRAFT_MODEL_NAME="killed", **variables)
+    whole, killed = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "toy" / name).state_dict() for name in ("whole", "killed")
+    )
+    for name, weight in whole.items():
+        torch.testing.assert_close(killed[name], weight, atol=1e-5, rtol=1e-4)

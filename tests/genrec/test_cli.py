@@ -1,0 +1,148 @@
+"""How a stage is started: real processes, whose `main` leaves a file if it ever runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genrec.errors import UserError
+from genrec.files import atomic_path, read_bytes
+
+STAGE = '''
+import json
+from pathlib import Path
+
+from genrec.cli import run
+from genrec.errors import UserError
+
+
+def main(
+    output: str, seed: int = 0, rate: float = 1.0, widths: tuple[int, ...] = (20,), index: str | None = "i",
+    max_users: int | None = 9, full: bool = True,
+) -> None:
+    """What it does."""
+    Path("ran.json").write_text(json.dumps(locals()))
+    if seed == 13:
+        raise UserError("--seed 13: brings bad luck; choose another")
+
+
+if __name__ == "__main__":
+    run(main)
+'''
+DEFAULTS = dict(output="a", seed=0, rate=1.0, widths=[20], index="i", max_users=9, full=True)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    (tmp_path / "stage.py").write_text(STAGE)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "code"), "PAGER": "cat"}
+
+    def start(*arguments):
+        command = [sys.executable, "stage.py", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ([], {}),
+        (["--rate", "2", "--seed=-3"], dict(rate=2.0, seed=-3)),
+        (["--widths", "1,3,5", "--max-users", "5"], dict(widths=[1, 3, 5], max_users=5)),
+        (["--widths", "5", "--nofull"], dict(widths=[5], full=False)),
+        (["--index", "", "--max_users=", "--full", "false"], dict(index=None, max_users=None, full=False)),
+        (["--index", "None", "--rate=1e-4", "--full"], dict(index=None, rate=1e-4)),
+        (["--output", "2024_01_05", "--index", "1e3"], dict(output="2024_01_05", index="1e3")),
+        (["--seed", "1", "--seed", "2"], dict(seed=2)),  # a script's flag, then the user's
+    ],
+)
+def test_flags_become_typed_values(stage, tmp_path, arguments, values):
+    result = stage("--output", "a", *arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    read = json.loads((tmp_path / "ran.json").read_text())
+    assert read == DEFAULTS | values
+    assert type(read["rate"]) is float
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "a", "--sed", "3"], "unknown flag --sed; did you mean --seed?"),
+        (["--output", "a", "--max-user=3"], "unknown flag --max-user; did you mean --max_users?"),
+        (["--output", "a", "--zzz"], "unknown flag --zzz; known flags: --output, --seed, --rate"),
+        (["--output", "a", "--nofull", "True"], "unknown flag --nofull; did you mean --full?"),
+        (["--output", "a", "--seed", "3.5"], "--seed takes int, not 3.5"),
+        (["--output", "a", "--seed", "True"], "--seed takes int, not True"),
+        (["--output", "a", "--rate", "fast"], "--rate takes float, not 'fast'"),
+        (["--output", "a", "--widths", "1,x"], "--widths takes int, not 'x'"),
+        (["--output", "a", "--full", "yes"], "--full takes bool, not 'yes'"),
+        (["--output", "a", "--max_users", "all"], "--max_users takes int, not 'all'"),
+        (["a", "--seed", "3"], "unexpected argument 'a'; every argument is a flag, such as --output VALUE"),
+        (["--output", "a", "--seed", "3", "b"], "unexpected argument 'b'"),
+        (["--output", "a", "-sed", "3"], "unexpected argument '-sed'"),
+        (["--output", "a", "-", "b"], "unexpected argument '-'"),
+        (["--output", "--seed", "3"], "--output needs a value"),
+        (["--seed", "3"], "--output is missing"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(stage, tmp_path, arguments, message):
+    result = stage(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "ran.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--output", "a", "--help"], ["-h"]])
+def test_help_does_no_work(stage, tmp_path, arguments):
+    result = stage(*arguments)
+    assert result.returncode == 0
+    assert "What it does." in result.stdout + result.stderr
+    assert not (tmp_path / "ran.json").exists()
+
+
+def test_a_users_mistake_inside_is_one_line_too(stage):
+    result = stage("--output", "a", "--seed", "13")
+    assert (result.returncode, result.stderr) == (2, "error: --seed 13: brings bad luck; choose another\n")
+
+
+def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):
+    folder = tmp_path / "deep" / "artefact"
+    for name in ("old", "new"):
+        with atomic_path(folder) as partial:
+            partial.mkdir()
+            (partial / name).write_text(name)
+            assert not (folder / name).exists()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_an_exception_leaves_what_was_there_and_nothing_else(tmp_path, kind):
+    path = tmp_path / "artefact"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def write():
+        with atomic_path(path) as partial:
+            if kind == "file":
+                partial.write_text("half")
+            elif kind == "folder":
+                partial.mkdir()
+                (partial / "half").write_text("half")
+            assert kind == "nothing", "boom"
+
+    with pytest.raises(AssertionError, match="nothing was written" if kind == "nothing" else "boom"):
+        write()
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["artefact", "artefact/old"]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent: no such file; check the path"):
+        read_bytes(tmp_path / "absent")
+    with pytest.raises(UserError, match="no such file; fetch it"):
+        read_bytes(tmp_path, hint="fetch it")
