@@ -8,7 +8,6 @@ Without a draft, gamma 0 (tree attention alone) is compared with `generate`.
 Writes results.csv, results.md, results.png and the recommended items of every user, recommendations.jsonl.
 """
 
-import json
 import platform
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from atspeed.evaluate import Bench, check_widths
 from atspeed.methods import BASELINE
 from atspeed.models import check_dtype, load_model, load_tokenizer
 from atspeed.prompts import encode_prompts
-from atspeed.report import SHORT, save_report, summarise, to_markdown
+from atspeed.report import SHORT, recommendations, save_report, summarise, to_markdown, verdict
 from genrec.artefacts import FACTS, make_facts
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
@@ -78,29 +77,9 @@ def main(
     )
     save_report(output, table, headline)
     write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, target=target.fingerprint))
-    write_text(output / "recommendations.jsonl", _recommendations(records, samples, data, tokens, max(run_beam_sizes)))
-    print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{_verdict(records, table, weights)}\nwritten to {output}")
-
-
-def _recommendations(records, samples, data, tokens, width: int) -> str:
-    """A line a user: the items of the widest list, best first."""
-    lines = []
-    for record in sorted(records, key=lambda record: record.request):
-        if (record.method, record.width) == (BASELINE, width):
-            items = [i for s in record.sequences for i in data.catalogue.items_of[tuple(tokens[t] for t in s)]]
-            lines.append(json.dumps({"user": samples[record.request].user, "items": items}))
-    return "\n".join(lines) + "\n"
-
-
-def _verdict(records, table, weights: torch.dtype) -> str:
-    lists = {}
-    for record in records:
-        lists.setdefault((record.width, record.request), []).append((record.sequences, record.tie))
-    same = sum(all(sequences == entry[0][0] for sequences, _ in entry) for entry in lists.values())
-    if weights != torch.float32:
-        return f"{same} of {len(lists)} lists identical (not promised in this precision)"
-    ties = len(lists) - same
-    return f"{same} of {len(lists)} lists identical for all methods; {ties} differ by a tie in float32"
+    widest = [r for r in records if (r.method, r.width) == (BASELINE, max(run_beam_sizes))]
+    write_text(output / "recommendations.jsonl", recommendations(widest, samples, data.catalogue.items_of, tokens))
+    print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{verdict(records, bench.exact)}\nwritten to {output}")
 
 
 if __name__ == "__main__":

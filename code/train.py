@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from atspeed.checkpoints import open_checkpoint, save_checkpoint
-from atspeed.models import add_item_tokens, check_dtype, check_same_vocabulary, load_model, load_tokenizer
+from atspeed.models import check_dtype, check_same_vocabulary, load_model, load_tokenizer, vocabulary_size
 from atspeed.objectives import make_objective
 from atspeed.prompts import encode_samples
 from atspeed.teacher import TeacherData
@@ -86,7 +86,7 @@ def main(
 
     set_seed(seed)
     model = load_model(base_model, weights)
-    add_item_tokens(model, tokenizer, data.catalogue)
+    model.resize_token_embeddings(vocabulary_size(target_model), mean_resizing=False)
     train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
     alignment = Alignment(objective, trie.to(state.device), alpha, temperature, constrained_softmax)
     results = fit(model, alignment, train, valid, work, schedule, state.num_processes)

@@ -88,6 +88,8 @@ class Bench:
             tie = self.exact and len(set(map(tuple, found.values()))) > 1
             if tie:
                 self._settle(prompts[row], request, width, found)
+            elif self.exact:
+                self._check_scores({name: lists for name, (lists, _, _) in decoded.items()}, row, request, width)
             for name, (lists, seconds, parts) in decoded.items():
                 rounds = [] if lists.accepted is None else [a for a in lists.accepted[row].tolist() if a >= 0]
                 yield Record(
@@ -110,6 +112,16 @@ class Bench:
             lists = self.methods[name](ids, mask, width, clock)
             decoded[name] = (lists, _now(ids.device) - start, clock.seconds())
         return {name: decoded[name] for name in names}
+
+    def _check_scores(self, decoded: dict[str, Lists], row: int, request: int, width: int) -> None:
+        """Equal lists have equal scores, within 1e-4."""
+        scores = {
+            name: lists.scores[row, : lists.found[row]] for name, lists in decoded.items() if lists.scores is not None
+        }
+        first = next(iter(scores.values()))
+        for name, other in scores.items():
+            if not torch.allclose(first, other, atol=1e-4, rtol=1e-5):
+                raise RuntimeError(f"request {request}, K {width}: {name} gives the right list with other scores")
 
     def _settle(self, prompt: Sequence[int], request: int, width: int, found: dict[str, list]) -> None:
         """Lists that differ must agree in float64, or they are not a tie but a fault."""

@@ -80,6 +80,11 @@ def _check_model(path: str) -> None:
         raise UserError(f"{path}: a {config.model_type} is an encoder-decoder; give a decoder-only model")
 
 
+def vocabulary_size(path: str) -> int:
+    """Rows of the embedding of the model at `path`; there may be more than its tokenizer has tokens."""
+    return AutoConfig.from_pretrained(path).vocab_size
+
+
 def add_item_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> list[int]:
     """Teach the tokenizer the identifiers' tokens and give the model rows for them; returns their ids."""
     tokenizer.add_tokens(catalogue.tokens)

@@ -1,5 +1,7 @@
 """The comparison as a table, as files and as a plot."""
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +26,7 @@ def summarise(
     """
     rows = []
     for record in records:
-        ranked = [item for s in record.sequences for item in items_of[tuple(tokens[t] for t in s)]]
+        ranked = _items(record, items_of, tokens)
         labels = samples[record.request].labels
         scores = {f"Recall@{k}": recall(ranked, labels, k) for k in CUTOFFS if k <= record.width}
         scores |= {f"NDCG@{k}": ndcg(ranked, labels, k) for k in CUTOFFS if k <= record.width}
@@ -44,6 +46,33 @@ def summarise(
     ordered = ["ms", "speed-up", "over gamma 0", "target calls", "accepted levels"]
     table = table[ordered + [name for name in table.columns if name not in ordered]].reset_index()
     return table[["method", *(name for name in table.columns if name != "method")]].astype({"ties": int})
+
+
+def _items(record: Record, items_of: dict[Identifier, list[int]], tokens: dict[int, str]) -> list[int]:
+    return [item for sequence in record.sequences for item in items_of[tuple(tokens[t] for t in sequence)]]
+
+
+def recommendations(
+    records: Sequence[Record], samples: Sequence[Sample], items_of: dict[Identifier, list[int]], tokens: dict[int, str]
+) -> str:
+    """One JSON line a record, in the order of the samples: the user, and the items, best first."""
+    lines = [
+        json.dumps({"user": samples[record.request].user, "items": _items(record, items_of, tokens)})
+        for record in sorted(records, key=lambda record: record.request)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(records: Sequence[Record], exact: bool) -> str:
+    """How many lists are the same for all methods; `exact` where equality is promised (float32)."""
+    lists = defaultdict(set)
+    for record in records:
+        lists[record.width, record.request].add(tuple(map(tuple, record.sequences)))
+    same = sum(len(found) == 1 for found in lists.values())
+    if not exact:
+        return f"{same} of {len(lists)} lists identical for all methods (not promised in this precision)"
+    ties = len(lists) - same
+    return f"{same} of {len(lists)} lists identical for all methods; {ties} differ by a tie in float32"
 
 
 def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:

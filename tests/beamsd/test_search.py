@@ -63,12 +63,16 @@ def test_a_drafter_equal_to_the_target_is_accepted_throughout():
     assert result.accepted.tolist() == [[3]] * 3
 
 
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("width", [1, 3, 10, 20, 50])
 @pytest.mark.parametrize("gamma", [0, 3])
-def test_equals_generate(width, gamma):
+def test_equals_generate(width, gamma, device):
     """Also where K exceeds the first codes (8) and the prompt (4)."""
-    items, (ids, mask) = random_items(400), random_prompts(2, 4)
-    target, drafter = tiny_llama(1, 2), tiny_llama(7, 1)
+    items, (ids, mask) = random_items(400), (tensor.to(device) for tensor in random_prompts(2, 4))
+    target, drafter = tiny_llama(1, 2).to(device), tiny_llama(7, 1).to(device)
     children = {}
     for item in items.tolist():
         for depth in range(LENGTH):
@@ -115,6 +119,21 @@ def test_a_batch_gives_what_single_requests_give(gamma):
         assert torch.equal(alone.sequences[0], batch.sequences[row])
         assert alone.target_calls[0] == batch.target_calls[row]
         assert alone.accepted[0].tolist() == [a for a in batch.accepted[row].tolist() if a >= 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_run_and_stay_in_the_catalogue(dtype):
+    items, (ids, mask) = random_items(200), random_prompts(3, 9)
+    target = tiny_llama(1, 2)
+    options = {"trie": Trie.from_items(items), "width": 5, "draft_width": 12, "gamma": 2}
+    exact = beam_search(target, ids, mask, drafter=target, **options)
+    target.to(dtype)
+    result = beam_search(target, ids, mask, drafter=target, **options)
+    legal = set(map(tuple, items.tolist()))
+    lists = [[set(map(tuple, row.tolist())) for row in found.sequences] for found in (exact, result)]
+    assert all(len(row) == 5 and row <= legal for row in lists[1])
+    overlap = sum(len(a & b) for a, b in zip(*lists, strict=True)) / 15
+    assert overlap == 1 if dtype == torch.float64 else overlap >= 0.6
 
 
 def test_clock_sums_every_part_and_changes_nothing():

@@ -1,0 +1,106 @@
+"""The check behind the table: it notices a wrong list, a wrong score, an item that does not exist."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from atspeed.evaluate import Bench, check_widths
+from atspeed.methods import BASELINE, GENERATE, SPECULATIVE
+from atspeed.report import SHORT, save_report, summarise, to_markdown
+from conftest import VOCABULARY, random_items, tiny_llama
+from genrec.dataset import Sample
+from genrec.errors import UserError
+
+
+@pytest.fixture
+def bench():
+    return Bench(tiny_llama(1, 2), tiny_llama(7, 1), random_items(60), draft_width=12, gamma=3)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(4, VOCABULARY, (3 + i,), generator=generator).tolist() for i in range(5)]
+
+
+def run(bench, prompts):
+    return bench.run(prompts, range(5), (1, 4), batch_size=2, warmup=1)
+
+
+def test_every_request_is_recorded_for_every_method_and_k(bench, prompts):
+    records = run(bench, prompts)
+    assert len(records) == 5 * 2 * 3
+    assert {(r.request, r.width, r.method) for r in records} == {
+        (i, k, m) for i in range(5) for k in (1, 4) for m in (GENERATE, BASELINE, SPECULATIVE)
+    }
+    assert not any(r.tie for r in records)
+    for r in records:
+        assert r.seconds > 0
+        assert len(r.sequences) == r.width
+        assert (r.accepted is not None) == (r.method == SPECULATIVE)
+        assert r.target_calls == 4 or r.method == SPECULATIVE
+
+
+def spoil(bench, change, in_float64=False):
+    """Have speculative decoding give something else."""
+    right = bench.methods[SPECULATIVE]
+
+    def wrong(*args):
+        return change(right(*args))
+
+    bench.methods[SPECULATIVE] = wrong
+    if in_float64:
+        bench._double = bench.methods
+
+
+@pytest.mark.parametrize(
+    ("change", "in_float64", "message"),
+    [
+        (lambda lists: replace(lists, sequences=lists.sequences.flip(1)), True, "the lists differ, in float64 too"),
+        (lambda lists: replace(lists, scores=lists.scores + 0.01), False, "other scores"),
+        (lambda lists: replace(lists, sequences=lists.sequences + 1), False, "not in the catalogue"),
+    ],
+)
+def test_what_is_wrong_fails_loudly(bench, prompts, change, in_float64, message):
+    spoil(bench, change, in_float64)
+    with pytest.raises(RuntimeError, match=message):
+        run(bench, prompts)
+
+
+def test_a_difference_that_float64_does_not_confirm_is_counted_as_a_tie(bench, prompts):
+    spoil(bench, lambda lists: replace(lists, sequences=lists.sequences.flip(1)))
+    ties = [r for r in run(bench, prompts) if r.tie]
+    assert {r.width for r in ties} == {4}
+    assert len(ties) == 5 * 3
+
+
+def test_the_table_sums_up_the_records(bench, prompts, tmp_path):
+    items = random_items(60)
+    items_of = {tuple(map(str, item)): [i] for i, item in enumerate(items.tolist())}
+    records = run(bench, prompts)
+    best = items_of[tuple(map(str, records[0].sequences[0]))][0]
+    samples = [Sample(0, (), (best,)), *(Sample(u, (), (-1,)) for u in range(1, 5))]
+    table = summarise(records, samples, items_of, {t: str(t) for t in range(VOCABULARY)})
+    assert len(table) == 6
+    assert set(table["users"]) == {5}
+    assert (table.loc[table["method"] == GENERATE, "speed-up"] == 1).all()
+    assert table["Recall@1"].tolist() == pytest.approx([0.2] * 6)
+    assert "Recall@5" not in table.columns, "nothing is claimed beyond K"
+    speculative = [r for r in records if (r.method, r.width) == (SPECULATIVE, 4)]
+    row = table[(table["method"] == SPECULATIVE) & (table["K"] == 4)].iloc[0]
+    assert row["target calls"] == pytest.approx(sum(r.target_calls for r in speculative) / 5)
+    assert row["accepted levels"] == pytest.approx(sum(r.accepted for r in speculative) / 5)
+    save_report(tmp_path, table, "five users")
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+    lines = to_markdown(table, SHORT).splitlines()
+    assert len({len(line) for line in lines}) == 1, "the table is aligned"
+    assert (tmp_path / "results.md").read_text().startswith("five users\n\n| method")
+
+
+@pytest.mark.parametrize(
+    ("widths", "draft_width", "gamma"), [((), 40, 3), ((0,), 40, 3), ((50,), 40, 3), ((1,), 40, 0)]
+)
+def test_sizes_that_cannot_be_compared_are_refused(widths, draft_width, gamma):
+    with pytest.raises(UserError, match="--"):
+        check_widths(widths, draft_width, gamma)
