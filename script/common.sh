@@ -24,5 +24,6 @@ launch() {
         start=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES")
     fi
     mkdir -p "$LOG_DIR"
+    export TENSORBOARD_LOGGING_DIR=${TENSORBOARD_LOGGING_DIR:-$LOG_DIR/tensorboard/$stage}
     "${start[@]}" "$ROOT/code/$stage.py" "$@" 2>&1 | tee -a "$LOG_DIR/$stage.log"
 }

@@ -104,9 +104,10 @@ SHORT = ("method", "K", "ms", "speed-up", "over gamma 0", "target calls", "accep
 
 
 def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:
-    """Write results.csv (every column), results.md and results.png, each whole or not at all."""
+    """Write results.csv, results.md (what matters first, then the time split and all cutoffs) and results.png."""
     write_text(folder / "results.csv", table.to_csv(index=False))
-    write_text(folder / "results.md", f"{headline}\n\n{to_markdown(table, SHORT)}")
+    rest = ["method", "K", *(name for name in table.columns if name not in SHORT and name not in ("users", "ties"))]
+    write_text(folder / "results.md", f"{headline}\n\n{to_markdown(table, SHORT)}\n{to_markdown(table, rest)}")
     with atomic_path(folder / "results.png") as partial:
         plot(table, partial)
 

@@ -161,10 +161,11 @@ class Schedule:
 def fit(
     model: PreTrainedModel, alignment: Alignment, train: Samples, valid: Samples, work: Path, schedule: Schedule,
     world: int,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float | list]:  # fmt: skip
     """Train until the epochs are over or eval_loss stops falling; the model ends with its best weights.
 
-    Checkpoints go to `work`; what is found there is resumed. Returns the best eval_loss, epochs and steps run.
+    Checkpoints go to `work`; what is found there is resumed. Returns the best eval_loss, the epochs and steps run, and
+    the history of all losses.
     """
     gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
@@ -183,4 +184,7 @@ def fit(
         callbacks=[EarlyStoppingCallback(schedule.patience)],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
-    return {"eval_loss": trainer.state.best_metric, "epochs": trainer.state.epoch, "steps": trainer.state.global_step}
+    state = trainer.state
+    return {
+        "eval_loss": state.best_metric, "epochs": state.epoch, "steps": state.global_step, "history": state.log_history,
+    }  # fmt: skip
