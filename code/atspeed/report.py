@@ -15,6 +15,8 @@ from genrec.files import atomic_path, write_text
 from genrec.metrics import ndcg, recall
 
 CUTOFFS = (1, 5, 10, 20)
+PARTS = ("draft", "target", "verify")
+SHORT = ("method", "K", "ms", "speed-up", "over gamma 0", "target calls", "accepted levels", "Recall@K", "NDCG@K")
 
 
 def summarise(
@@ -43,8 +45,9 @@ def summarise(
     for name, base in (("speed-up", GENERATE), ("over gamma 0", BASELINE)):
         baseline = table["ms"].xs(base, level="method")
         table[name] = baseline.reindex(table.index, level="K") / table["ms"]
-    ordered = ["ms", "speed-up", "over gamma 0", "target calls", "accepted levels"]
-    table = table[ordered + [name for name in table.columns if name not in ordered]].reset_index()
+    rest = ["p95 ms", *(f"{part} ms" for part in PARTS), *(f"{m}@{k}" for m in ("Recall", "NDCG") for k in CUTOFFS)]
+    ordered = [*SHORT[2:], *(name for name in rest if name in table.columns), "ties", "users"]
+    table = table[ordered].reset_index()
     return table[["method", *(name for name in table.columns if name != "method")]].astype({"ties": int})
 
 
@@ -98,9 +101,6 @@ def _cell(name: str, value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.4f}" if name.startswith(("Recall", "NDCG")) else f"{value:.2f}"
-
-
-SHORT = ("method", "K", "ms", "speed-up", "over gamma 0", "target calls", "accepted levels", "Recall@K", "NDCG@K")
 
 
 def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:
