@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from beamsd import Clock, Trie, beam_search
 from conftest import LENGTH, VOCABULARY, noisy_copy, random_items, random_prompts, tiny_llama
@@ -63,6 +64,19 @@ def test_a_drafter_equal_to_the_target_is_accepted_throughout():
     assert result.accepted.tolist() == [[3]] * 3
 
 
+def generate(model, items, ids, mask, width):
+    """Beam search of transformers, constrained to the items."""
+    children = {}
+    for item in items.tolist():
+        for depth in range(LENGTH):
+            children.setdefault(tuple(item[:depth]), set()).add(item[depth])
+    return model.generate(
+        input_ids=ids, attention_mask=mask, num_beams=width, num_return_sequences=width, max_new_tokens=LENGTH,
+        do_sample=False, return_dict_in_generate=True, output_scores=True, pad_token_id=0, eos_token_id=None,
+        prefix_allowed_tokens_fn=lambda _, sent: sorted(children.get(tuple(sent[ids.shape[1] :].tolist()), {4})),
+    )  # fmt: skip
+
+
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"))
 
 
@@ -73,21 +87,58 @@ def test_equals_generate(width, gamma, device):
     """Also where K exceeds the first codes (8) and the prompt (4)."""
     items, (ids, mask) = random_items(400), (tensor.to(device) for tensor in random_prompts(2, 4))
     target, drafter = tiny_llama(1, 2).to(device), tiny_llama(7, 1).to(device)
-    children = {}
-    for item in items.tolist():
-        for depth in range(LENGTH):
-            children.setdefault(tuple(item[:depth]), set()).add(item[depth])
-    expected = target.generate(
-        input_ids=ids, attention_mask=mask, num_beams=width, num_return_sequences=width, max_new_tokens=LENGTH,
-        do_sample=False, return_dict_in_generate=True, output_scores=True,
-        prefix_allowed_tokens_fn=lambda _, sent: sorted(children.get(tuple(sent[ids.shape[1] :].tolist()), {4})),
-    )  # fmt: skip
+    expected = generate(target, items, ids, mask, width)
     result = beam_search(
         target, ids, mask, trie=Trie.from_items(items), width=width, drafter=drafter, draft_width=50, gamma=gamma
     )
     assert result.sequences.flatten(0, 1).tolist() == expected.sequences[:, ids.shape[1] :].tolist()
     if width > 1:  # one beam is greedy search there, which gives no score
         torch.testing.assert_close(result.scores.flatten() / LENGTH, expected.sequences_scores, atol=1e-4, rtol=1e-4)
+
+
+COMMON = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "initializer_range": 0.3, "max_position_embeddings": 128, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GROUPED = COMMON | {"num_key_value_heads": 2}
+ARCHITECTURES = {
+    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128,
+             "initializer_range": 0.3},
+    "opt": COMMON | {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3},
+    "gpt_neox": COMMON,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 8},
+    "mistral": GROUPED | {"sliding_window": None},
+    "gemma": GROUPED | {"head_dim": 8},
+    "phi": GROUPED,
+    "phi3": GROUPED,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_generate_for_other_decoder_only_models(architecture):
+    """Learned and rotary positions, tied and untied embeddings, with and without grouped-query attention."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
+    target = AutoModelForCausalLM.from_config(config).eval()
+    items, (ids, mask) = random_items(200), random_prompts(3, 9)
+    expected = generate(target, items, ids, mask, 5)
+    for gamma in (0, 3):
+        result = beam_search(
+            target, ids, mask, trie=Trie.from_items(items), width=5, drafter=noisy_copy(target, 0.1), draft_width=12,
+            gamma=gamma,
+        )  # fmt: skip
+        assert result.sequences.flatten(0, 1).tolist() == expected.sequences[:, 9:].tolist()
+        torch.testing.assert_close(result.scores.flatten() / LENGTH, expected.sequences_scores, atol=1e-4, rtol=1e-4)
+    assert (result.target_calls < LENGTH).all(), "the draft should have been of use"
+
+
+def test_a_sliding_window_is_refused_by_name():
+    config = AutoConfig.for_model("mistral", **GROUPED, sliding_window=16)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ValueError, match="MistralForCausalLM uses sliding-window attention"):
+        beam_search(model, torch.tensor([[5, 6, 7]]), trie=Trie.from_items(random_items(9)), width=2)
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 3])
