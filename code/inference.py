@@ -49,7 +49,7 @@ def main(
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
     state, weights, output = PartialState(), check_dtype(dtype), Path(output_dir)
-    check_widths(run_beam_sizes, draft_beam_size, gamma)
+    check_widths(run_beam_sizes, draft_beam_size if draft_model else None, gamma)
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
     data = load_dataset(data_path, dataset, index)

@@ -149,11 +149,11 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def check_widths(widths: Sequence[int], draft_width: int, gamma: int) -> None:
-    """Raises UserError for beam sizes that cannot be compared."""
+def check_widths(widths: Sequence[int], draft_width: int | None, gamma: int) -> None:
+    """Raises UserError for beam sizes that cannot be compared. draft_width: None where there is no draft."""
     if not widths or min(widths) < 1:
         raise UserError(f"--run_beam_sizes {','.join(map(str, widths))}: give one or more numbers of at least 1")
-    if gamma < 1 or draft_width < max(widths):
+    if draft_width is not None and (gamma < 1 or draft_width < max(widths)):
         raise UserError(
             f"--gamma {gamma} must be at least 1, and --draft_beam_size {draft_width} at least the largest of "
             f"--run_beam_sizes, {max(widths)}"

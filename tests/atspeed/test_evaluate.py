@@ -102,5 +102,6 @@ def test_the_table_sums_up_the_records(bench, prompts, tmp_path):
     ("widths", "draft_width", "gamma"), [((), 40, 3), ((0,), 40, 3), ((50,), 40, 3), ((1,), 40, 0)]
 )
 def test_sizes_that_cannot_be_compared_are_refused(widths, draft_width, gamma):
+    check_widths((50,), None, gamma)  # without a draft, its width does not matter
     with pytest.raises(UserError, match="--"):
         check_widths(widths, draft_width, gamma)
