@@ -50,7 +50,7 @@ def main(
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
     tokenizer, model = load_tokenizer(target_model), None
-    trie = Trie.from_items(data.catalogue.token_ids(tokenizer)).to(state.device)
+    trie = Trie(data.catalogue.token_ids(tokenizer)).to(state.device)
 
     for split, name in FOLDERS.items():
         folder = Path(output_dir) / name

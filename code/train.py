@@ -70,7 +70,7 @@ def main(
     arguments["target"] = target.fingerprint
     tokenizer = load_tokenizer(target_model)
     check_same_vocabulary(base_model, tokenizer, data.catalogue)
-    trie = Trie.from_items(data.catalogue.token_ids(tokenizer))
+    trie = Trie(data.catalogue.token_ids(tokenizer))
     taught = [
         TeacherData.open(path, split, data, target) for split, path in (("train", train_data), ("valid", valid_data))
     ]

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 MAY_IMPORT = {
-    "beamsd": {"torch", "transformers"},
+    "beamsd": {"torch", "transformers", "safetensors"},  # safetensors comes with transformers
     "genrec": {"beamsd", "torch", "transformers", "numpy", "fire"},
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",

@@ -30,7 +30,7 @@ def make_methods(
     target: PreTrainedModel, drafter: PreTrainedModel | None, items: Tensor, draft_width: int, gamma: int
 ) -> dict[str, Method]:
     """The methods by name. items: (n_items, L) token ids, on the device of the models."""
-    trie = Trie.from_items(items)
+    trie = Trie(items)
 
     def ours(gamma: int) -> Method:
         def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> Lists:

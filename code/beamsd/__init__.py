@@ -1,8 +1,32 @@
-"""BeamSD: exact, batched speculative beam search over a trie of legal sequences."""
+"""BeamSD: exact, batched speculative beam search for decoder-only models of transformers."""
 
 from beamsd.clock import Clock
-from beamsd.search import Result, beam_search, rounds
+from beamsd.generation import (
+    SpeculativeOutput,
+    beam_search_by_SD,
+    beam_search_by_SD_4timing,
+    beam_search_by_TreeAttn,
+    replace_beam_search_with_TreeAttn,
+    speculate,
+)
+from beamsd.search import Result, Round, beam_search, rounds
+from beamsd.settings import Settings
 from beamsd.tree import Tree
 from beamsd.trie import Trie
 
-__all__ = ["Clock", "Result", "Tree", "Trie", "beam_search", "rounds"]
+__all__ = [
+    "Clock",
+    "Result",
+    "Round",
+    "Settings",
+    "SpeculativeOutput",
+    "Tree",
+    "Trie",
+    "beam_search",
+    "beam_search_by_SD",
+    "beam_search_by_SD_4timing",
+    "beam_search_by_TreeAttn",
+    "replace_beam_search_with_TreeAttn",
+    "rounds",
+    "speculate",
+]

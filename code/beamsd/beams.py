@@ -1,58 +1,83 @@
 """One step of beam search, for any set of beams on any tree: what draft, target and baseline have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from beamsd.reader import Reading
+from beamsd.legal import JUNK, Options
+from beamsd.scoring import Scoring
 from beamsd.tree import Tree
-from beamsd.trie import Trie
+
+Rows = TypeVar("Rows")
 
 
 @dataclass
 class Beams:
-    """The K best prefixes of every request, best first; a score of -inf marks a beam that is not legal."""
+    """Prefixes of every request, best first. B requests, K beams, T tokens at most."""
 
-    scores: Tensor  # (B, K) float32, cumulative log-probability
+    scores: Tensor  # (B, K) float32, what the search ranks by
+    log_probs: Tensor  # (B, K) float32, cumulative log-probability; the scores themselves unless noise is added
     nodes: Tensor  # (B, K) long, tree slot of the last token
-    states: Tensor  # (B, K) long, trie state after the last token
-    depths: Tensor  # (B,)   long, tokens generated so far
+    tokens: Tensor  # (B, K) long, the last token
+    states: Tensor  # (B, K) long, trie state after it; unused without a trie
+    sequences: Tensor  # (B, K, T) long, the tokens generated so far
+    ranks: Tensor  # (B, K, T) long, which beam of the step before every token continued; -1 where there is none yet
+    depths: Tensor  # (B,) long, tokens generated so far
 
     @classmethod
-    def at_root(cls, tree: Tree, width: int) -> "Beams":
-        """`width` copies of the prompt's last node, of which only the first can win: one shape for every round."""
-        B, device = tree.tokens.shape[0], tree.tokens.device
-        scores = torch.full((B, width), -torch.inf, device=device)
-        scores[:, 0] = 0
-        return cls(
-            scores,
-            nodes=torch.full((B, width), tree.size - 1, device=device),
-            states=torch.zeros(B, width, dtype=torch.long, device=device),
-            depths=torch.zeros(B, dtype=torch.long, device=device),
-        )
+    def at_root(cls, tree: Tree, width: int, length: int, junk: float) -> "Beams":
+        """`width` copies of the prompt's last node, of which the first can win: one shape for every round.
 
-    def step(self, reading: Reading, trie: Trie, width: int) -> tuple["Beams", Tensor]:
-        """The `width` best legal continuations and their tokens (B, width). `nodes` still name the parents.
-
-        reading: of nodes that include all of `self.nodes`.
+        length: T. junk: the score of the others.
         """
-        K, V = self.nodes.shape[1], reading.log_probs.shape[-1]
-        children = trie.children(self.states, slots=-(-width // K))  # (B, K, C); K * C >= width
-        cell = (self.nodes - reading.since)[..., None] * V + trie.tokens[children]
-        gained = reading.log_probs.flatten(1).gather(1, cell.flatten(1)).view_as(children)
-        scores = (self.scores[..., None] + gained).masked_fill(children == trie.dead, -torch.inf)
-        scores, best = scores.flatten(1).topk(width)
-        states = children.flatten(1).gather(1, best)
-        parents = self.nodes.gather(1, best // children.shape[-1])
-        return Beams(scores, parents, states, self.depths + 1), trie.tokens[states]
+        B, device = tree.tokens.shape[0], tree.tokens.device
+        scores = torch.full((B, width), junk, device=device)
+        scores[:, 0] = 0
+        zeros = torch.zeros(B, width, dtype=torch.long, device=device)
+        history = zeros[..., None].expand(B, width, length)
+        nodes = zeros + (tree.size - 1)
+        tokens = tree.tokens.gather(1, nodes)
+        return cls(scores, scores, nodes, tokens, zeros, history, history - 1, zeros[:, 0])
 
-    def where(self, rows: Tensor, other: "Beams") -> "Beams":
-        """`self` in the rows (B,) that are true, `other` elsewhere."""
-        pick = rows[:, None]
+    def step(self, options: Options, scoring: Scoring, width: int) -> "Beams":
+        """The `width` best continuations, best first. Their `nodes` are still those of the parents."""
+        scores, log_probs = scoring(self, options)
+        best_scores, best = scores.flatten(1).topk(width)
+        return self.grown(options, best, best_scores, log_probs.flatten(1).gather(1, best))
+
+    def grown(self, options: Options, best: Tensor, scores: Tensor, log_probs: Tensor) -> "Beams":
+        """The continuations `best` (B, m), as indices into the flattened options, with their scores (B, m)."""
+        parents = best // options.log_probs.shape[-1]
+        tokens, states = options.at(best)
+        # Beside rows that have further to go, those that are done are grown too, past the end and for nothing.
+        here = self.depths.clamp(max=self.sequences.shape[-1] - 1)[:, None, None].expand(*best.shape, 1)
+        history = parents[..., None].expand(*best.shape, self.sequences.shape[-1])
         return Beams(
-            torch.where(pick, self.scores, other.scores),
-            torch.where(pick, self.nodes, other.nodes),
-            torch.where(pick, self.states, other.states),
-            torch.where(rows, self.depths, other.depths),
-        )
+            scores, log_probs, self.nodes.gather(1, parents), tokens, states,
+            sequences=self.sequences.gather(1, history).scatter(2, here, tokens[..., None]),
+            ranks=self.ranks.gather(1, history).scatter(2, here, parents[..., None]),
+            depths=self.depths + 1,
+        )  # fmt: skip
+
+    def illegal(self) -> Tensor:
+        """Which beams (B, K) are none: they only fill up the width."""
+        return self.log_probs < JUNK / 2
+
+    def take(self, slots: Tensor) -> "Beams":
+        """The beams at `slots` (B, m), in that order."""
+        history = slots[..., None].expand(*slots.shape, self.sequences.shape[-1])
+        return Beams(
+            *(getattr(self, name).gather(1, slots) for name in ("scores", "log_probs", "nodes", "tokens", "states")),
+            self.sequences.gather(1, history), self.ranks.gather(1, history), self.depths,
+        )  # fmt: skip
+
+
+def choose(rows: Tensor, these: Rows, others: Rows) -> Rows:
+    """A dataclass of tensors (B, ...): `these` in the rows (B,) that are true, `others` elsewhere."""
+    chosen = {}
+    for field in fields(these):
+        a, b = getattr(these, field.name), getattr(others, field.name)
+        chosen[field.name] = torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b)
+    return replace(these, **chosen)

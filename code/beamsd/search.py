@@ -1,7 +1,7 @@
 """Speculative beam search: draft some levels, verify them in one target call, repeat. gamma = 0 is plain beam search.
 
-Shapes depend on (B, prompt length, K, N, gamma) and on how many levels are left, never on what the models say; the only
-thing the host reads in a round is how many levels are left.
+Shapes depend on (B, prompt length, K, N, gamma) and on how many levels are left, never on what the models say, until a
+long tree is compacted; the only thing the host reads in a round is how many levels are left.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from beamsd.beams import Beams
+from beamsd.finished import Ending, Finished
+from beamsd.legal import JUNK
 from beamsd.reader import Reader
+from beamsd.settings import Plan, Settings
 from beamsd.tree import Tree
-from beamsd.trie import Trie
-from beamsd.verify import verify_strict
+from beamsd.verify import Level, is_open, verify
+
+# After so many rounds the dead nodes are dropped: often enough that attending past them costs little, seldom enough
+# that copying the caches costs less.
+ROUNDS_KEPT = 16
 
 
 class Timer(Protocol):
@@ -30,8 +36,11 @@ class Timer(Protocol):
 class Result:
     """The K best sequences of every request, best first, and what they cost."""
 
-    sequences: Tensor  # (B, K, L) long, token ids; 0 throughout where there is no K-th legal sequence
-    scores: Tensor  # (B, K) float32, cumulative log-probability; -inf where there is no K-th legal sequence
+    sequences: Tensor  # (B, K, T) long, token ids; 0 after the end, and throughout where there is no K-th sequence
+    lengths: Tensor  # (B, K) long, tokens up to the end, EOS included; 0 where there is no K-th sequence
+    scores: Tensor  # (B, K) float32, by which they are ranked; -inf where there is no K-th sequence
+    log_probs: Tensor  # (B, K) float32, cumulative log-probability
+    ranks: Tensor  # (B, K, T) long, which of the K beams of the step before every token continued; -1 after the end
     accepted: Tensor  # (B, R) long, drafted levels accepted in each round; -1 in rounds after the request was finished
 
     @property
@@ -41,7 +50,7 @@ class Result:
 
     @property
     def found(self) -> Tensor:
-        """How many legal sequences (B,) each request got: K, or fewer if the trie holds fewer."""
+        """How many legal sequences (B,) each request got: K, or fewer if there are fewer."""
         return self.scores.isfinite().sum(-1)
 
 
@@ -51,21 +60,22 @@ class Round:
 
     tree: Tree
     beams: Beams
-    levels: list[Tensor]  # slots of the drafted nodes, (B, N) a level
+    finished: Finished | None  # None where no sequence can end before its last token
+    levels: list[Level]  # what was drafted
     accepted: Tensor  # (B,) long, drafted levels accepted; -1 where the request was finished before
 
 
-def draft(
-    drafter: Reader, tree: Tree, beams: Beams, frontier: int, *, trie: Trie, width: int, gamma: int
-) -> list[Tensor]:
-    """Grow `gamma` levels of the draft model's own beam search; returns their slots, (B, width) each."""
+def draft(drafter: Reader, tree: Tree, beams: Beams, frontier: int, plan: Plan, gamma: int) -> list[Level]:
+    """Grow `gamma` levels of the draft model's own beam search."""
     levels = []
     for _ in range(gamma):
         reading = drafter.catch_up(tree, since=frontier)
         frontier = tree.size
-        beams, tokens = beams.step(reading, trie, width)
-        beams = replace(beams, nodes=tree.grow(beams.nodes, tokens))
-        levels.append(beams.nodes)
+        options = plan.draft_legal.options(reading, beams, plan.draft_width)
+        grown = beams.step(options, plan.draft_scoring, plan.draft_width)
+        level = Level(replace(grown, nodes=tree.grow(grown.nodes, grown.tokens)), grown.nodes, beams, reading)
+        levels.append(level)
+        beams = level.beams
     return levels
 
 
@@ -73,41 +83,58 @@ def rounds(
     target: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
+    plan: Plan,
     *,
-    trie: Trie,
-    width: int,
     drafter: PreTrainedModel | None = None,
-    draft_width: int = 0,
-    gamma: int = 0,
     clock: Timer | None = None,
 ) -> Iterator[Round]:
-    """Decode round by round; the arguments are those of `beam_search`, which see."""
+    """Decode round by round. plan: from `Settings.plan`, for these very models and prompts."""
     clock = clock or (lambda name: nullcontext())
-    trie = trie.to(input_ids.device)
-    length = remaining = trie.length
-    # At worst every draft is rejected and a round gains one level. Drafting the last level has no use: the target
-    # settles it in any case.
-    drafted = [min(gamma, length - 1 - depth) for depth in range(length)]
-    capacity = input_ids.shape[1] + sum(levels * draft_width + width for levels in drafted)
-    tree = Tree.trunk(input_ids, attention_mask, capacity)
-    beams = Beams.at_root(tree, width)
-    target_reader = Reader(target, capacity)
-    draft_reader = Reader(drafter, capacity) if gamma else None
+    ending, remaining = plan.ending, plan.ending.length
+    longest = input_ids.shape[1] + remaining
+    room = min(remaining, ROUNDS_KEPT) * plan.drafted
+    tree = Tree.trunk(input_ids, attention_mask, capacity=input_ids.shape[1] + room)
+    beams = Beams.at_root(tree, plan.width, remaining, junk=plan.legal.junk)
+    finished = Finished.none(beams) if ending.early else None
+    reader = Reader(target, tree.capacity, longest, raw=plan.raw)
+    draft_reader = Reader(drafter, tree.capacity, longest, raw=plan.raw) if plan.gamma else None
+    readers = [reader, draft_reader] if draft_reader else [reader]
     frontier = tree.size - 1  # the newest nodes, where the beams stand, begin here
     while remaining:
-        unfinished = beams.depths < length
+        # Drafting the last level has no use: the target settles it in any case.
+        gamma = min(plan.gamma, remaining - 1)
+        if tree.size + gamma * plan.draft_width + plan.width > tree.capacity:
+            tree, beams, dropped = compacted(tree, readers, beams, min(remaining, ROUNDS_KEPT) * plan.drafted)
+            frontier -= dropped
         with clock("draft"):
-            levels = draft(
-                draft_reader, tree, beams, frontier, trie=trie, width=draft_width, gamma=min(gamma, remaining - 1)
-            )
+            levels = draft(draft_reader, tree, beams, frontier, plan, gamma)
         with clock("target"):
-            reading = target_reader.catch_up(tree, since=frontier)
+            reading = reader.catch_up(tree, since=frontier)
         frontier = tree.size
         with clock("verify"):
-            beams, accepted = verify_strict(reading, tree, levels, beams, trie)
-            accepted = torch.where(unfinished, accepted, -1)
-        yield Round(tree, beams, levels, accepted)
-        remaining = length - int(beams.depths.min())  # the only host sync of a round
+            beams, finished, accepted = verify(plan, reading, tree, levels, beams, finished)
+        yield Round(tree, beams, finished, levels, accepted)
+        left = (ending.length - beams.depths).masked_fill(~is_open(beams, finished, ending), 0)
+        remaining = int(left.max())  # the only host sync of a round
+
+
+def compacted(tree: Tree, readers: list[Reader], beams: Beams, room: int) -> tuple[Tree, Beams, int]:
+    """The tree, with room for `room` nodes, its readers and the beams, without the nodes that no beam attends to.
+
+    Nodes that a reader has not read yet are kept, dead or alive, so that its place in the tree stays one number.
+    Returns also by how many slots the others have moved.
+    """
+    unread = min(reader.read for reader in readers)
+    live = tree.live(beams.nodes, unread)
+    dropped = unread - int(live.sum(-1).max())
+    # Rows with fewer live nodes keep dead ones, in front like padding.
+    slots = live.int().argsort(stable=True)[:, dropped:]
+    tail = torch.arange(unread, tree.size, device=slots.device).expand(len(slots), -1)
+    slots = torch.cat([slots, tail], 1)
+    tree, now = tree.keep(slots, slots.shape[1] + room)
+    for reader in readers:
+        reader.keep(slots[:, : reader.read - dropped], tree.capacity)
+    return tree, replace(beams, nodes=now.gather(1, beams.nodes)), dropped
 
 
 @torch.inference_mode()
@@ -116,65 +143,38 @@ def beam_search(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    trie: Trie,
-    width: int,
     drafter: PreTrainedModel | None = None,
-    draft_width: int = 0,
-    gamma: int = 0,
     clock: Timer | None = None,
+    **settings: object,
 ) -> Result:
-    """The `width` best sequences of the trie for every prompt, exactly those of beam search with the target alone.
+    """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
 
     target, drafter: decoder-only models with the same vocabulary, in eval mode, on the device of the prompts.
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
-    width: K, beams kept and returned. draft_width: N >= K, beams drafted a level. gamma: levels drafted a round;
-    0, the default, is plain beam search without a drafter. clock: sums the seconds of draft, target and verify.
+    clock: sums the seconds of draft, target and verify. settings: those of `Settings`, which see; `width` is required.
 
-    Source: AtSpeed (ICLR 2025), Algorithm 1, with tree attention; strict top-K verification.
+    Source: AtSpeed (ICLR 2025), Algorithms 1 and 2, with tree attention.
     Raises ValueError for arguments that do not fit together, before any work.
     """
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-    _check(target, input_ids, attention_mask, trie, width, drafter, draft_width, gamma)
+    plan = Settings(**settings).plan(target, drafter, input_ids, attention_mask)
     accepted = []
-    for done in rounds(
-        target, input_ids, attention_mask, trie=trie, width=width,
-        drafter=drafter, draft_width=draft_width, gamma=gamma, clock=clock,
-    ):  # fmt: skip
+    for done in rounds(target, input_ids, attention_mask, plan, drafter=drafter, clock=clock):
         accepted.append(done.accepted)
-    sequences = done.tree.paths(done.beams.nodes, trie.length)
-    legal = done.beams.scores.isfinite()
-    return Result(sequences.where(legal[..., None], 0), done.beams.scores, torch.stack(accepted, -1))
+    return _result(done, plan.ending, torch.stack(accepted, -1))
 
 
-def _check(
-    target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, trie: Trie, width: int,
-    drafter: PreTrainedModel | None, draft_width: int, gamma: int,
-) -> None:  # fmt: skip
-    if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape:
-        raise ValueError(
-            f"input_ids and attention_mask must both be (B, P), not {tuple(input_ids.shape)} and "
-            f"{tuple(attention_mask.shape)}"
-        )
-    if not bool(attention_mask[:, -1].all()):
-        raise ValueError("prompts must be left-padded: the last column of attention_mask holds a 0")
-    if width < 1 or gamma < 0:
-        raise ValueError(f"width must be at least 1 and gamma at least 0, not {width} and {gamma}")
-    if gamma and drafter is None:
-        raise ValueError(f"gamma={gamma} needs a drafter; pass drafter=, or gamma=0 for plain beam search")
-    if gamma and draft_width < width:
-        raise ValueError(
-            f"draft_width={draft_width} is below width={width}: no level could ever be accepted; "
-            f"pass draft_width >= {width}"
-        )
-    for name, model in [("target", target), ("drafter", drafter if gamma else None)]:
-        if model is not None and trie.vocabulary_size > model.config.vocab_size:
-            raise ValueError(
-                f"the trie holds token {trie.vocabulary_size - 1}, the {name}'s vocabulary ends at "
-                f"{model.config.vocab_size - 1}: is it the trie of another tokenizer?"
-            )
-    if gamma and drafter.config.vocab_size != target.config.vocab_size:
-        raise ValueError(
-            f"target and drafter differ in vocabulary: {target.config.vocab_size} and "
-            f"{drafter.config.vocab_size} tokens"
-        )
+def _result(last: Round, ending: Ending, accepted: Tensor) -> Result:
+    if last.finished is None:
+        best = last.beams.scores.argsort(descending=True, stable=True)  # relaxed sampling leaves them as drawn
+        beams = last.beams.take(best)
+        scores, legal = beams.scores / ending.penalty(beams.depths), ~beams.illegal()
+    else:
+        beams = last.finished
+        scores, legal = beams.scores, beams.ended & (beams.log_probs > JUNK / 2)
+    ranks = beams.ranks.where(legal[..., None], -1)
+    return Result(
+        beams.sequences.where(ranks >= 0, 0), (ranks >= 0).sum(-1), scores.where(legal, -torch.inf),
+        beams.log_probs.where(legal, -torch.inf), ranks, accepted,
+    )  # fmt: skip

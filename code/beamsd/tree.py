@@ -21,6 +21,10 @@ class Tree:
     sees: Tensor  # (B, capacity, capacity) bool, sees[b, i, j]: node i attends to node j
     size: int  # n, slots in use; the same in every row
 
+    @property
+    def capacity(self) -> int:
+        return self.tokens.shape[1]
+
     @classmethod
     def trunk(cls, input_ids: Tensor, attention_mask: Tensor, capacity: int) -> "Tree":
         """The left-padded prompts (B, P), as trees without branches that can hold `capacity` >= P nodes."""
@@ -44,15 +48,36 @@ class Tree:
         """Hang one child under each parent, both (B, m); returns the new nodes' slots (B, m)."""
         B, m = tokens.shape
         start, end = self.size, self.size + m
-        capacity = self.tokens.shape[1]
-        assert end <= capacity, f"the tree holds {capacity} nodes, {end} are needed"
+        assert end <= self.capacity, f"the tree holds {self.capacity} nodes, {end} are needed"
         nodes = torch.arange(start, end, device=tokens.device)
         self.tokens[:, start:end] = tokens
         self.parents[:, start:end] = parents
-        self.sees[:, start:end] = self.sees.gather(1, parents[..., None].expand(B, m, capacity))
+        self.sees[:, start:end] = self.sees.gather(1, parents[..., None].expand(B, m, self.capacity))
         self.sees[:, nodes, nodes] = True
         self.size = end
         return nodes.expand(B, m)
+
+    def live(self, nodes: Tensor, below: int) -> Tensor:
+        """Which slots (B, below) hold a node that `nodes` (B, m) still attend to; the others are dead."""
+        sees = self.sees[..., :below]
+        return sees.gather(1, nodes[..., None].expand(*nodes.shape, below)).any(1)
+
+    def keep(self, slots: Tensor, capacity: int) -> tuple["Tree", Tensor]:
+        """A tree of `capacity` that holds the nodes at `slots` (B, m) only, in that order.
+
+        Returns it and where every old slot is now (B, n); for a node that is gone the slot is any.
+        """
+        B, m = slots.shape
+        now = slots.new_zeros(B, self.size).scatter(1, slots, torch.arange(m, device=slots.device).expand(B, m))
+        kept = Tree(
+            tokens=self.tokens.new_zeros(B, capacity), parents=self.parents.new_zeros(B, capacity),
+            sees=self.sees.new_zeros(B, capacity, capacity), size=m,
+        )  # fmt: skip
+        kept.tokens[:, :m] = self.tokens.gather(1, slots)
+        kept.parents[:, :m] = now.gather(1, self.parents.gather(1, slots))
+        rows = self.sees.gather(1, slots[..., None].expand(B, m, self.sees.shape[2]))
+        kept.sees[:, :m, :m] = rows.gather(2, slots[:, None].expand(B, m, m))
+        return kept, now
 
     def positions(self, start: int = 0) -> Tensor:
         """Position ids (B, n - start) of the nodes from slot `start`: how many nodes each one sees before itself."""
@@ -63,11 +88,3 @@ class Tree:
         where not. Additive, because transformers passes a 4-D mask on as it is and eager attention adds it."""
         seen = self.sees[:, None, start : self.size, :width]
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
-
-    def paths(self, nodes: Tensor, length: int) -> Tensor:
-        """The last `length` tokens (B, m, length) on the way from the root to each of `nodes` (B, m)."""
-        tokens = []
-        for _ in range(length):
-            tokens.append(self.tokens.gather(1, nodes))
-            nodes = self.parents.gather(1, nodes)
-        return torch.stack(tokens[::-1], -1)

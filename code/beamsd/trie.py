@@ -5,78 +5,188 @@ the children of state s are the states `first_child[s]` up to `first_child[s + 1
 Memory grows with the number of prefixes, not with states x vocabulary, and no mask as wide as the vocabulary is built.
 """
 
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+PAST_END = -1  # fills the columns after the end of a shorter sequence
+FORMAT = "beamsd trie 1"
 
-@dataclass(frozen=True)
+
 class Trie:
-    """A trie over token sequences of one length. State 0 is the root; `dead` is the state of what is not legal."""
+    """A trie over token sequences. `Trie(items)` takes sequences of one length, `Trie.from_sequences` of any.
 
-    tokens: Tensor  # (n_states + 1,) long, the token that leads to a state; unused (0) for the root and `dead`
-    first_child: Tensor  # (n_states + 2,) long
-    length: int  # L, tokens in a sequence
+    State 0 is the root, `end` the state after the EOS token that ends a sequence (see `ended_by`), `dead` the state of
+    what is not legal.
+    """
+
+    tokens: Tensor  # (n_states + 2,) long, the token that leads to a state; unused (0) for the root and `dead`
+    first_child: Tensor  # (n_states + 3,) long
+    final: Tensor  # (n_states + 2,) bool: a sequence ends here, and may go on where another is longer
+    length: int  # L, tokens in the longest sequence
     fanout: int  # the largest number of children
+    vocabulary_size: int  # the smallest vocabulary that holds every token
+    shortest: int  # tokens in the shortest
+    eos: int | None  # the token that ends a sequence, if there is to be one
 
-    @classmethod
-    def from_items(cls, items: Tensor) -> "Trie":
-        """Build from token ids (n_items, L), duplicates allowed.
+    def __init__(self, items: Tensor):
+        """items: (n_items, L) token ids, duplicates allowed.
 
         Raises ValueError if `items` is empty, not two-dimensional, or holds a negative token.
         """
-        if items.dim() != 2 or items.numel() == 0:
-            raise ValueError(f"a trie needs token ids of shape (n_items, length), not {tuple(items.shape)}")
-        items = items.long()
+        items = torch.as_tensor(items)
+        if items.dim() != 2 or items.numel() == 0 or items.is_floating_point():
+            raise ValueError(
+                f"a trie needs integer token ids of shape (n_items, length), not {items.dtype} {tuple(items.shape)}"
+            )
         if items.min() < 0:
             raise ValueError(f"a trie needs token ids >= 0, not {items.min().item()}")
+        self._build(items)
+
+    @classmethod
+    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> "Trie":
+        """Build from token sequences of any lengths, as a tokenizer gives them, duplicates allowed.
+
+        A sequence that is the beginning of another is legal too: the search ends it with the EOS token.
+        Raises ValueError if there is none, or if one is empty or holds a negative token.
+        """
+        rows = [torch.as_tensor(sequence, dtype=torch.long) for sequence in sequences]
+        if not rows or any(row.dim() != 1 or not len(row) for row in rows):
+            raise ValueError("a trie needs at least one sequence, and none of them empty")
+        if (smallest := min(int(row.min()) for row in rows)) < 0:
+            raise ValueError(f"a trie needs token ids >= 0, not {smallest}")
+        trie = cls.__new__(cls)
+        trie._build(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAST_END))
+        return trie
+
+    def _build(self, items: Tensor) -> None:
         # One pass a level: the key (state of the prefix, token) sorts a level breadth-first and by token.
         base = int(items.max()) + 1
-        states = torch.zeros_like(items[:, 0])
-        tokens, parents, n_states = [states[:1]], [], 1
+        states = torch.zeros(len(items), dtype=torch.long, device=items.device)  # where every sequence stands
+        tokens, parents, n_states = [states[:1].clone()], [], 1
         for column in items.T:
-            keys, inverse = (states * base + column).unique(return_inverse=True)
+            goes_on = column != PAST_END
+            keys, inverse = (states[goes_on] * base + column[goes_on]).unique(return_inverse=True)
             tokens.append(keys % base)
             parents.append(keys // base)
-            states = n_states + inverse
+            states[goes_on] = n_states + inverse
             n_states += len(keys)
-        children = torch.cat(parents).bincount(minlength=n_states + 1)  # and none for `dead`
-        first_child = torch.cat([torch.ones_like(children[:1]), 1 + children.cumsum(0)])
-        return cls(torch.cat([*tokens, tokens[0]]), first_child, items.shape[1], int(children.max()))
+        unused = torch.zeros_like(tokens[0])
+        children = torch.cat(parents).bincount(minlength=n_states + 2)  # and none for `end` and `dead`
+        final = torch.zeros(n_states + 2, dtype=torch.bool, device=items.device)
+        final[states] = True
+        self._set(
+            torch.cat([*tokens, unused, unused]), torch.cat([unused + 1, 1 + children.cumsum(0)]), final,
+            length=items.shape[1], shortest=int((items != PAST_END).sum(-1).min()),
+        )  # fmt: skip
+
+    def _set(self, tokens: Tensor, first_child: Tensor, final: Tensor, length: int, shortest: int) -> None:
+        self.tokens, self.first_child, self.final = tokens, first_child, final
+        self.length, self.shortest = length, shortest
+        self.fanout = int(first_child.diff().max())
+        self.vocabulary_size = int(tokens.max()) + 1
+        self.eos = None
+        self._held: dict[int, bool] = {}
+        self._views: dict[torch.device | int, Trie] = {}
+
+    @property
+    def end(self) -> int:
+        """The state after EOS: it has no children."""
+        return len(self.tokens) - 2
 
     @property
     def dead(self) -> int:
-        """The state of an illegal prefix: it has no children."""
+        """The state of an illegal prefix: it has no children, and it is the largest state."""
         return len(self.tokens) - 1
 
-    @property
-    def vocabulary_size(self) -> int:
-        """The smallest vocabulary that holds every token of the trie. Reads the device."""
-        return int(self.tokens.max()) + 1
-
     def to(self, device: torch.device | str) -> "Trie":
-        return Trie(self.tokens.to(device), self.first_child.to(device), self.length, self.fanout)
+        """This trie on `device`: itself if it is there, else a copy, made once."""
+        device = torch.device(device)
+        if device == self.tokens.device:
+            return self
+        if device not in self._views:
+            arrays = (array.to(device) for array in (self.tokens, self.first_child, self.final))
+            self._views[device] = self._like(*arrays, self.eos)
+        return self._views[device]
+
+    def ended_by(self, eos: int) -> "Trie":
+        """This trie with `eos` as a further child of every state where a sequence ends; made once an `eos`."""
+        if eos not in self._views:
+            tokens, final = self.tokens.clone(), self.final.clone()
+            has_eos = 1 + (tokens[1 : self.end] == eos).nonzero()[:, 0]  # sequences that hold it need no second one
+            final[torch.searchsorted(self.first_child, has_eos, right=True) - 1] = False
+            final[has_eos] = False
+            tokens[self.end] = eos
+            self._views[eos] = self._like(tokens, self.first_child, final, eos)
+        return self._views[eos]
+
+    def holds(self, token: int) -> bool:
+        """Whether some sequence holds `token`. Reads the device, once a token."""
+        if token not in self._held:
+            self._held[token] = bool((self.tokens[1 : self.end] == token).any())
+        return self._held[token]
+
+    def _like(self, tokens: Tensor, first_child: Tensor, final: Tensor, eos: int | None) -> "Trie":
+        view = copy(self)
+        view.tokens, view.first_child, view.final, view.eos, view._views = tokens, first_child, final, eos, {}
+        return view
 
     def children(self, states: Tensor, slots: int = 0) -> Tensor:
-        """The children (..., C) of `states` (...), in order of their tokens, padded with `dead`.
+        """The children (..., C) of `states` (...): in order of their tokens, padded with `dead`, `end` last.
 
-        C is the trie's fan-out, or `slots` if that is more: the shape never depends on the states.
+        C is the trie's fan-out, or `slots` if that is more, and one for `end` where sequences are ended by EOS: the
+        shape never depends on the states.
         """
         first = self.first_child[states][..., None]
         count = self.first_child[states + 1][..., None] - first
         slot = torch.arange(max(self.fanout, slots), device=states.device)
-        return torch.where(slot < count, first + slot, self.dead)
+        children = torch.where(slot < count, first + slot, self.dead)
+        if self.eos is None:
+            return children
+        return torch.cat([children, torch.where(self.final[states], self.end, self.dead)[..., None]], -1)
 
     def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The states (...) after one more token (...) each; `dead` where it is not legal."""
         children = self.children(states)
         legal = (self.tokens[children] == tokens[..., None]) & (children != self.dead)
-        return torch.where(legal, children, self.dead).amin(-1)  # `dead` is the largest state
+        return torch.where(legal, children, self.dead).amin(-1)
 
     def walk(self, sequences: Tensor) -> Tensor:
         """The states (..., l + 1) along `sequences` (..., l): root first, one after every token."""
-        states = [torch.zeros_like(sequences[..., 0])]
+        states = [sequences.new_zeros(sequences.shape[:-1])]
         for column in sequences.unbind(-1):
             states.append(self.advance(states[-1], column))
         return torch.stack(states, -1)
+
+    def save(self, path: str | Path) -> None:
+        """Write a .safetensors file, whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        arrays = {"tokens": self.tokens, "first_child": self.first_child, "final": self.final}
+        try:
+            facts = {"format": FORMAT, "length": str(self.length), "shortest": str(self.shortest)}
+            save_file({name: array.cpu().contiguous() for name, array in arrays.items()}, partial, facts)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trie":
+        """Read what `save` wrote, on the CPU. Raises ValueError for any other file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        if facts.get("format") != FORMAT or set(arrays) != {"tokens", "first_child", "final"}:
+            raise ValueError(f"{path} is not a trie of this library (it should say {FORMAT!r}); build it anew")
+        trie = cls.__new__(cls)
+        trie._set(**arrays, length=int(facts["length"]), shortest=int(facts["shortest"]))
+        return trie

@@ -19,7 +19,7 @@ def case():
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(4, VOCABULARY, (3 + i,), generator=generator).tolist() for i in range(10)]
     items = random_items(60)
-    return tiny_llama(1, 2), Trie.from_items(items), prompts, items[:10]
+    return tiny_llama(1, 2), Trie(items), prompts, items[:10]
 
 
 def write(folder, case, plan=PLAN, rank=0, world=1):
@@ -78,7 +78,7 @@ def test_beams_beyond_the_catalogue_are_marked(tmp_path, case):
     model, _, prompts, _ = case
     items = random_items(3)
     plan = replace(PLAN, full_vocabulary=False)
-    write(tmp_path, (model, Trie.from_items(items), prompts, items[[0] * 10]), plan)
+    write(tmp_path, (model, Trie(items), prompts, items[[0] * 10]), plan)
     lesson = TeacherData(tmp_path, SETTING, plan, 10).lesson(7, fanout=4)
     assert lesson.real.tolist() == [True] * len(items) + [False] * (5 - len(items))
     assert lesson.item_logits is None

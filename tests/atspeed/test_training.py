@@ -24,7 +24,7 @@ def taught(tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(4, VOCABULARY, (3 + i % 5,), generator=generator).tolist() for i in range(48)]
     items = random_items(60)
-    target, trie = tiny_llama(1, 2), Trie.from_items(items)
+    target, trie = tiny_llama(1, 2), Trie(items)
     wanted = items[torch.randint(len(items), (48,), generator=generator)]
     write_shards(folder, target, trie, prompts, wanted, PLAN, batch_size=16, rank=0, world=1)
     data = TeacherData(folder, Setting("tiny", "", "", 20, 512), PLAN, 48)

@@ -48,7 +48,7 @@ def test_equals_brute_force(gamma, attention, draft_seed, draft_width):
     for model in (target, drafter):
         model.set_attn_implementation(attention)
     result = beam_search(
-        target, ids, mask, trie=Trie.from_items(items), width=5, drafter=drafter, draft_width=draft_width, gamma=gamma
+        target, ids, mask, trie=Trie(items), width=5, drafter=drafter, draft_width=draft_width, gamma=gamma
     )
     with torch.no_grad():
         assert_lists_equal(result, brute_force(target, items, ids, mask, 5))
@@ -58,9 +58,7 @@ def test_a_drafter_equal_to_the_target_is_accepted_throughout():
     """Only at draft width = width: a wider draft may keep children of beams that the target would have dropped."""
     items, (ids, mask) = random_items(200), random_prompts(3, 9)
     target = tiny_llama(1, 2)
-    result = beam_search(
-        target, ids, mask, trie=Trie.from_items(items), width=5, drafter=target, draft_width=5, gamma=3
-    )
+    result = beam_search(target, ids, mask, trie=Trie(items), width=5, drafter=target, draft_width=5, gamma=3)
     assert result.accepted.tolist() == [[3]] * 3
 
 
@@ -88,9 +86,7 @@ def test_equals_generate(width, gamma, device):
     items, (ids, mask) = random_items(400), (tensor.to(device) for tensor in random_prompts(2, 4))
     target, drafter = tiny_llama(1, 2).to(device), tiny_llama(7, 1).to(device)
     expected = generate(target, items, ids, mask, width)
-    result = beam_search(
-        target, ids, mask, trie=Trie.from_items(items), width=width, drafter=drafter, draft_width=50, gamma=gamma
-    )
+    result = beam_search(target, ids, mask, trie=Trie(items), width=width, drafter=drafter, draft_width=50, gamma=gamma)
     assert result.sequences.flatten(0, 1).tolist() == expected.sequences[:, ids.shape[1] :].tolist()
     if width > 1:  # one beam is greedy search there, which gives no score
         torch.testing.assert_close(result.scores.flatten() / LENGTH, expected.sequences_scores, atol=1e-4, rtol=1e-4)
@@ -126,7 +122,7 @@ def test_equals_generate_for_other_decoder_only_models(architecture):
     expected = generate(target, items, ids, mask, 5)
     for gamma in (0, 3):
         result = beam_search(
-            target, ids, mask, trie=Trie.from_items(items), width=5, drafter=noisy_copy(target, 0.1), draft_width=12,
+            target, ids, mask, trie=Trie(items), width=5, drafter=noisy_copy(target, 0.1), draft_width=12,
             gamma=gamma,
         )  # fmt: skip
         assert result.sequences.flatten(0, 1).tolist() == expected.sequences[:, 9:].tolist()
@@ -134,20 +130,23 @@ def test_equals_generate_for_other_decoder_only_models(architecture):
     assert (result.target_calls < LENGTH).all(), "the draft should have been of use"
 
 
-def test_a_sliding_window_is_refused_by_name():
-    config = AutoConfig.for_model("mistral", **GROUPED, sliding_window=16)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(ValueError, match="MistralForCausalLM uses sliding-window attention"):
-        beam_search(model, torch.tensor([[5, 6, 7]]), trie=Trie.from_items(random_items(9)), width=2)
+def test_a_sliding_window_is_refused_by_name_where_prompt_and_answer_exceed_it():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("mistral", **GROUPED, sliding_window=9)
+    model, items = AutoModelForCausalLM.from_config(config).eval(), random_items(50)
+    ids, mask = random_prompts(1, 5)
+    result = beam_search(model, ids, mask, trie=Trie(items), width=5)
+    assert result.sequences[0].tolist() == generate(model, items, ids, mask, 5).sequences[:, 5:].tolist()
+    ids, mask = random_prompts(1, 6)
+    with pytest.raises(ValueError, match="MistralForCausalLM uses sliding-window attention over 9 tokens, fewer than"):
+        beam_search(model, ids, mask, trie=Trie(items), width=5)
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 3])
 def test_fewer_legal_items_than_beams_are_all_returned_and_counted(gamma):
     items, (ids, mask) = random_items(3), random_prompts(2, 6)
     target, drafter = tiny_llama(1, 2), tiny_llama(7, 1)
-    result = beam_search(
-        target, ids, mask, trie=Trie.from_items(items), width=10, drafter=drafter, draft_width=12, gamma=gamma
-    )
+    result = beam_search(target, ids, mask, trie=Trie(items), width=10, drafter=drafter, draft_width=12, gamma=gamma)
     assert result.found.tolist() == [len(items)] * 2
     with torch.no_grad():
         assert_lists_equal(result, brute_force(target, items, ids, mask, 10))
@@ -161,7 +160,7 @@ def test_a_batch_gives_what_single_requests_give(gamma):
     items, (ids, mask) = random_items(300), random_prompts(4, 12)
     target = tiny_llama(1, 2)
     drafter = noisy_copy(target, 0.2)
-    options = dict(trie=Trie.from_items(items), width=3, drafter=drafter, draft_width=24, gamma=gamma)
+    options = dict(trie=Trie(items), width=3, drafter=drafter, draft_width=24, gamma=gamma)
     batch = beam_search(target, ids, mask, **options)
     assert batch.target_calls.unique().numel() > 1 or gamma < 3, "the rows should accept different depths"
     for row in range(4):
@@ -176,7 +175,7 @@ def test_a_batch_gives_what_single_requests_give(gamma):
 def test_other_precisions_run_and_stay_in_the_catalogue(dtype):
     items, (ids, mask) = random_items(200), random_prompts(3, 9)
     target = tiny_llama(1, 2)
-    options = {"trie": Trie.from_items(items), "width": 5, "draft_width": 12, "gamma": 2}
+    options = {"trie": Trie(items), "width": 5, "draft_width": 12, "gamma": 2}
     exact = beam_search(target, ids, mask, drafter=target, **options)
     target.to(dtype)
     result = beam_search(target, ids, mask, drafter=target, **options)
@@ -190,7 +189,7 @@ def test_other_precisions_run_and_stay_in_the_catalogue(dtype):
 def test_clock_sums_every_part_and_changes_nothing():
     items, (ids, mask) = random_items(100), random_prompts(2, 6)
     target, clock = tiny_llama(1, 2), Clock()
-    options = dict(trie=Trie.from_items(items), width=5, drafter=target, draft_width=5, gamma=1)
+    options = dict(trie=Trie(items), width=5, drafter=target, draft_width=5, gamma=1)
     timed = beam_search(target, ids, mask, clock=clock, **options)
     assert torch.equal(timed.sequences, beam_search(target, ids, mask, **options).sequences)
     seconds = clock.seconds()
@@ -206,14 +205,12 @@ def test_clock_sums_every_part_and_changes_nothing():
         (dict(width=0), "at least 1"),
         (dict(attention_mask=torch.tensor([[1, 1, 0]])), "left-padded"),
         (dict(attention_mask=torch.ones(1, 2)), r"\(B, P\)"),
-        (dict(trie=Trie.from_items(torch.tensor([[5, 99]]))), "another tokenizer"),
+        (dict(trie=Trie(torch.tensor([[5, 99]]))), "another tokenizer"),
         (dict(drafter=tiny_llama(1, 1, vocabulary=41)), "differ in vocabulary"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
     target = tiny_llama(1, 1)
-    options = dict(
-        attention_mask=None, trie=Trie.from_items(random_items(9)), width=5, drafter=target, draft_width=5, gamma=2
-    )
+    options = dict(attention_mask=None, trie=Trie(random_items(9)), width=5, drafter=target, draft_width=5, gamma=2)
     with pytest.raises(ValueError, match=message):
         beam_search(target, torch.tensor([[5, 6, 7]]), **(options | change))

@@ -80,7 +80,7 @@ def test_the_released_beauty_data_have_the_published_counts(tmp_path):
     number = {token: i for i, token in enumerate(catalogue.tokens)}
     identifiers = torch.tensor([[number[token] for token in tokens] for tokens in catalogue.identifiers.values()])
     assert [len(column.unique()) for column in identifiers.T] == [91, 256, 256, 256]
-    prefixes = Trie.from_items(identifiers).walk(identifiers)
+    prefixes = Trie(identifiers).walk(identifiers)
     assert [len(column.unique()) for column in prefixes.T] == [1, 91, 6_539, 11_172, 12_023]
 
     for split in ("train", "valid", "test"):

@@ -1,0 +1,157 @@
+"""What may follow a beam, and how likely it is: the children of a trie state, or any word of the vocabulary."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
+from transformers.generation import logits_process
+
+from beamsd.reader import Reading
+from beamsd.trie import Trie
+
+if TYPE_CHECKING:
+    from beamsd.beams import Beams
+
+JUNK = -1e9  # what transformers adds to a score that must not win
+
+# The library's own processors are functions of their arguments, so a draft may call them too, all but these.
+STATEFUL = ("UnbatchedClassifierFreeGuidanceLogitsProcessor", "SynthIDTextWatermarkLogitsProcessor")
+# Those that `generate` calls before its prefix_allowed_tokens_fn.
+EARLY = (
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor", "SequenceBiasLogitsProcessor",
+    "EncoderRepetitionPenaltyLogitsProcessor", "RepetitionPenaltyLogitsProcessor", "NoRepeatNGramLogitsProcessor",
+    "EncoderNoRepeatNGramLogitsProcessor", "NoBadWordsLogitsProcessor", "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor",
+)  # fmt: skip
+
+
+class Options(Protocol):
+    """The continuations of K beams by one token, C each."""
+
+    log_probs: Tensor  # (B, K, C) float32, of that token; -inf where it is not legal
+
+    def at(self, best: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and trie states of the continuations `best` (B, m), indices into the flattened (B, K * C)."""
+
+
+class Legal(Protocol):
+    """Lists the continuations of beams."""
+
+    junk: float  # the score of a beam that only fills up the width
+
+    def options(self, reading: Reading, beams: "Beams", width: int) -> Options:
+        """At least `width` in all. reading: of nodes that include all of `beams.nodes`."""
+
+    def for_draft(self, eos: tuple[int, ...]) -> "Legal":
+        """The same for a draft, which never goes past the end of a sequence."""
+
+
+@dataclass(frozen=True)
+class Children:
+    """The `Options` under a trie."""
+
+    log_probs: Tensor
+    states: Tensor  # (B, K, C) long
+    trie: Trie
+
+    def at(self, best: Tensor) -> tuple[Tensor, Tensor]:
+        states = self.states.flatten(1).gather(1, best)
+        return self.trie.tokens[states], states
+
+
+@dataclass(frozen=True)
+class OnTrie:
+    """Legal is what the trie holds. Nothing as wide as the vocabulary is built beyond the model's own output."""
+
+    trie: Trie
+    never: tuple[int, ...] = ()
+    junk = -torch.inf
+
+    def options(self, reading: Reading, beams: "Beams", width: int) -> Children:
+        K, V = beams.nodes.shape[1], reading.log_probs.shape[-1]
+        children = self.trie.children(beams.states, slots=-(-width // K))  # (B, K, C); K * C >= width
+        tokens = self.trie.tokens[children]
+        cell = (beams.nodes - reading.since)[..., None] * V + tokens
+        log_probs = reading.log_probs.flatten(1).gather(1, cell.flatten(1)).view_as(children)
+        illegal = children == self.trie.dead
+        for token in self.never:
+            illegal = illegal | (tokens == token)
+        return Children(log_probs.masked_fill(illegal, -torch.inf), children, self.trie)
+
+    def for_draft(self, eos: tuple[int, ...]) -> "OnTrie":
+        return replace(self, never=eos)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The `Options` without a trie: a slot is a token."""
+
+    log_probs: Tensor
+
+    def at(self, best: Tensor) -> tuple[Tensor, Tensor]:
+        return best % self.log_probs.shape[-1], torch.zeros_like(best)
+
+
+@dataclass(frozen=True)
+class OnVocabulary:
+    """Legal is every word, except what logits processors forbid."""
+
+    processors: LogitsProcessorList | None = None
+    prompts: Tensor | None = None  # (B, P) long; what processors see before a beam's own tokens
+    group: int = 0  # K: processors see B * K sequences at a time, as they do in transformers
+    draft: bool = False
+    never: tuple[int, ...] = ()
+    junk = JUNK  # as in transformers, whose list such beams may end up in
+
+    def options(self, reading: Reading, beams: "Beams", width: int) -> Words:
+        log_probs = reading.at(beams.nodes)  # (B, K, V), a copy
+        if self.processors:
+            log_probs = self._processed(log_probs, beams)
+        for token in self.never:
+            log_probs[..., token] = -torch.inf
+        return Words(log_probs)
+
+    def for_draft(self, eos: tuple[int, ...]) -> "OnVocabulary":
+        """Without the processors that may hold a state, so that the target's see what they see in transformers: those
+        that are not of the library."""
+        pure = [
+            processor for processor in self.processors or []
+            if type(processor).__module__ == logits_process.__name__ and type(processor).__name__ not in STATEFUL
+        ]  # fmt: skip
+        return replace(self, processors=LogitsProcessorList(pure), draft=True, never=eos)
+
+    def _processed(self, log_probs: Tensor, beams: "Beams") -> Tensor:
+        """Calls the processors with sequences and log-probabilities of the shapes that transformers gives them.
+
+        All rows stand at the same depth here. A draft's beams come in groups of K, the last one filled up.
+        """
+        B, K, V = log_probs.shape
+        sequences = beams.sequences[..., : int(beams.depths[0])]
+        if self.draft:
+            # A prefix that is not legal is nothing to ask about: the best beam is asked for in its place.
+            illegal = beams.illegal()[..., None]
+            sequences = torch.where(illegal, sequences[:, :1], sequences)
+        sequences = torch.cat([self.prompts[:, None].expand(B, K, -1), sequences], -1)
+        processed = []
+        for start in range(0, K, self.group):
+            slots = torch.arange(start, start + self.group, device=log_probs.device).clamp(max=K - 1)
+            scores = self.processors(sequences[:, slots].flatten(0, 1), log_probs[:, slots].flatten(0, 1))
+            processed.append(scores.view(B, self.group, V)[:, : K - start])
+        processed = torch.cat(processed, 1)
+        return processed.masked_fill(illegal, -torch.inf) if self.draft else processed
+
+
+def constrained(processors: LogitsProcessorList, trie: Trie, prompt: int, width: int) -> LogitsProcessorList:
+    """The processors with a trie among them, where `generate` puts its prefix_allowed_tokens_fn: the slow way to
+    follow a trie, for log-probabilities that are to be processed. prompt: its tokens, P."""
+
+    def allowed(_: int, sequence: Tensor) -> list[int]:
+        children = trie.children(trie.walk(sequence[prompt:])[-1])
+        # After an illegal prefix, whose score is lost already, the processor asks for some token all the same.
+        return trie.tokens[children[children != trie.dead]].tolist() or [trie.eos or 0]
+
+    before = next((i for i, each in enumerate(processors) if type(each).__name__ not in EARLY), len(processors))
+    prefix = logits_process.PrefixConstrainedLogitsProcessor(allowed, width)
+    return LogitsProcessorList([*processors[:before], prefix, *processors[before:]])

@@ -1,0 +1,196 @@
+"""What to decode: every setting of a search, checked before any work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+
+from beamsd.finished import Ending
+from beamsd.legal import Legal, OnTrie, OnVocabulary, constrained
+from beamsd.scoring import Sampled, Scoring, StochasticBeams, likelihood
+from beamsd.support import check_model
+from beamsd.trie import Trie
+from beamsd.verify import Relaxed, Strict, Verification
+
+VERIFICATIONS = ("strict", "relaxed", "sample")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keywords of `beam_search`. Those that share a name with a `generate` flag mean the same.
+
+    width: K, beams kept and returned. draft_width: N >= K, beams drafted a level; None is 2 K. gamma: levels drafted a
+    round; 0 is plain beam search without a drafter.
+
+    trie: the legal sequences; None is any text. max_new_tokens: T; may be left out under a trie.
+    eos_token_id: token or tokens that end a sequence. length_penalty: 0 leaves scores as sums of log-probabilities.
+
+    verification: "strict" is the target's own beam search (AtSpeed, Algorithm 1); "relaxed" draws K beams a level, and
+    keeps the draft's draws where the target agrees (Algorithm 2); "sample" draws K distinct sequences from the target
+    by stochastic beam search (Kool et al. 2019). The latter two need a trie and `seeds`, one integer a request.
+
+    logits_processor, stopping_criteria: as in `generate`; called with the very sequences that it would give them, so
+    the rows of a batch go in step, and only those of transformers itself work for the draft too.
+    raw: give logits, not log-probabilities, to the processors, as greedy search does.
+    """
+
+    width: int
+    draft_width: int | None = None
+    gamma: int = 0
+    trie: Trie | None = None
+    max_new_tokens: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
+    length_penalty: float = 0.0
+    early_stopping: bool | str = False
+    verification: str = "strict"
+    seeds: Sequence[int] | None = None
+    logits_processor: LogitsProcessorList | None = None
+    stopping_criteria: StoppingCriteriaList | None = None
+    raw: bool = False
+
+    def plan(
+        self, target: PreTrainedModel, drafter: PreTrainedModel | None, input_ids: Tensor, attention_mask: Tensor
+    ) -> "Plan":
+        """What these settings come to for this batch. Raises ValueError for what does not fit together."""
+        self._check_numbers()
+        _check_prompts(input_ids, attention_mask)
+        ending, trie = self._ending(input_ids)
+        self._check_vocabularies(target, drafter)
+        tokens = input_ids.shape[1] + ending.length
+        for model in (target, drafter) if self.gamma else (target,):
+            check_model(model, tokens)
+        legal = self._legal(trie and trie.to(input_ids.device), input_ids)
+        verification, draft_scoring = self._verification(legal, ending, input_ids)
+        return Plan(
+            legal, ending, verification, draft_scoring, self.width, self.draft_width or 2 * self.width, self.gamma,
+            in_step=bool(self.logits_processor or self.stopping_criteria), raw=self.raw,
+        )  # fmt: skip
+
+    def _check_numbers(self) -> None:
+        if self.width < 1 or self.gamma < 0:
+            raise ValueError(f"width must be at least 1 and gamma at least 0, not {self.width} and {self.gamma}")
+        if self.gamma and self.draft_width is not None and self.draft_width < self.width:
+            raise ValueError(
+                f"draft_width={self.draft_width} is below width={self.width}: no level could ever be accepted; "
+                f"pass draft_width >= {self.width}"
+            )
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(f"early_stopping must be True, False or 'never', not {self.early_stopping!r}")
+        if self.verification not in VERIFICATIONS:
+            raise ValueError(f"verification must be one of {', '.join(VERIFICATIONS)}, not {self.verification!r}")
+
+    def _ending(self, input_ids: Tensor) -> tuple[Ending, Trie | None]:
+        """When sequences end, and the trie with EOS where one of its sequences may end before the last token."""
+        trie, length = self.trie, self.max_new_tokens
+        eos = () if self.eos_token_id is None else tuple(torch.as_tensor(self.eos_token_id).view(-1).tolist())
+        if trie is None and length is None:
+            raise ValueError("without a trie, max_new_tokens must say how much to generate")
+        if trie is not None:
+            if not eos and trie.shortest < min(trie.length, length or trie.length):
+                raise ValueError(
+                    f"the trie holds sequences of {trie.shortest} to {trie.length} tokens, which takes a token that "
+                    "ends the shorter ones: set eos_token_id"
+                )
+            length = length or trie.length + (trie.shortest < trie.length)
+            if not eos:
+                length = min(length, trie.length)
+            elif length > trie.shortest or any(trie.holds(token) for token in eos):
+                trie = trie.ended_by(eos[0])
+                length = min(length, trie.length + 1)
+            else:
+                eos = ()  # every sequence is cut at the last token or ends with it
+        return (
+            Ending(
+                length, eos, self.length_penalty, self.early_stopping, self.stopping_criteria or None, input_ids
+            ),
+            trie,
+        )  # fmt: skip
+
+    def _legal(self, trie: Trie | None, input_ids: Tensor) -> Legal:
+        processors = self.logits_processor
+        if trie is not None and not processors:
+            return OnTrie(trie)
+        if trie is not None:
+            processors = constrained(processors, trie, input_ids.shape[1], self.width)
+        return OnVocabulary(processors, input_ids, group=self.width)
+
+    def _check_vocabularies(self, target: PreTrainedModel, drafter: PreTrainedModel | None) -> None:
+        if self.gamma and drafter is None:
+            raise ValueError(f"gamma={self.gamma} needs a drafter; pass drafter=, or gamma=0 for plain beam search")
+        sizes = {"target": target.config.get_text_config().vocab_size}
+        if self.gamma:
+            sizes["drafter"] = drafter.config.get_text_config().vocab_size
+        for name, size in sizes.items():
+            if self.trie is not None and self.trie.vocabulary_size > size:
+                raise ValueError(
+                    f"the trie holds token {self.trie.vocabulary_size - 1}, the {name}'s vocabulary ends at "
+                    f"{size - 1}: is it the trie of another tokenizer?"
+                )
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"target and drafter differ in vocabulary: {sizes['target']} and {sizes['drafter']} tokens"
+            )
+        if self.gamma and self.trie is None and (self.draft_width or 0) > sizes["target"]:
+            raise ValueError(f"draft_width={self.draft_width} exceeds the vocabulary of {sizes['target']} tokens")
+
+    def _verification(self, legal: Legal, ending: Ending, input_ids: Tensor) -> tuple[Verification, Scoring]:
+        """How the target verifies, and how the draft ranks."""
+        if self.verification == "strict":
+            return Strict(likelihood), likelihood
+        name, B = f"verification={self.verification!r}", len(input_ids)
+        if not isinstance(legal, OnTrie):
+            raise ValueError(f"{name} takes a trie and no logits processors: its noise belongs to the trie's states")
+        if self.stopping_criteria:
+            raise ValueError(f"{name} takes no stopping_criteria")
+        if self.seeds is None or len(self.seeds) != B:
+            given = "none" if self.seeds is None else f"{len(self.seeds)}"
+            raise ValueError(f"{name} draws at random: pass seeds=, one integer a request, {B} here, not {given}")
+        seeds = torch.tensor(list(self.seeds), device=input_ids.device)
+        if self.verification == "sample":
+            if self.length_penalty:
+                raise ValueError(f"{name} draws from the target's distribution: pass length_penalty=0")
+            return Strict(scoring := StochasticBeams(seeds)), scoring
+        if ending.early:
+            raise ValueError(
+                f"{name} takes sequences of one length: pass max_new_tokens={self.trie.shortest}, without an end token"
+            )
+        return Relaxed(seeds, legal), Sampled(seeds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings as the search uses them."""
+
+    legal: Legal
+    ending: Ending
+    verification: Verification
+    draft_scoring: Scoring
+    width: int
+    draft_width: int
+    gamma: int
+    in_step: bool  # the rows of a batch stand at the same depth
+    raw: bool
+
+    @cached_property
+    def draft_legal(self) -> Legal:
+        return self.legal.for_draft(self.ending.eos)
+
+    @property
+    def drafted(self) -> int:
+        """How many nodes a round adds at most."""
+        return self.gamma * self.draft_width + self.width
+
+
+def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> None:
+    if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape:
+        raise ValueError(
+            f"input_ids and attention_mask must both be (B, P), not {tuple(input_ids.shape)} and "
+            f"{tuple(attention_mask.shape)}"
+        )
+    if not bool(attention_mask[:, -1].all()):
+        raise ValueError("prompts must be left-padded: the last column of attention_mask holds a 0")

@@ -1,0 +1,65 @@
+"""Which models can read a token tree. Others are refused by name, before any work."""
+
+import inspect
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from beamsd.reader import Reader
+from beamsd.tree import Tree
+
+_checked: WeakKeyDictionary[PreTrainedModel, object] = WeakKeyDictionary()
+
+
+def check_model(model: PreTrainedModel, tokens: int) -> None:
+    """Raises ValueError, naming the model and the reason, if it cannot decode `tokens` (prompt and answer) on a tree.
+
+    The first time a model is seen, it reads a tree of six nodes, which must give what its paths give one by one: a
+    model that ignores the attention mask or the positions would otherwise decode nonsense, quickly.
+    """
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder; the token tree is for decoder-only models")
+    takes = inspect.signature(model.forward).parameters
+    layers = DynamicCache(config=model.config).layers
+    if "past_key_values" not in takes or not all(isinstance(layer, DynamicLayer) for layer in layers):
+        raise ValueError(f"{name} keeps a state in place of keys and values, which cannot branch into a tree")
+    if "position_ids" not in takes:
+        raise ValueError(f"{name} takes no position_ids, so that it cannot place the nodes of a tree")
+    windows = [layer.sliding_window for layer in layers if layer.is_sliding]
+    if windows and min(windows) < tokens:
+        raise ValueError(
+            f"{name} uses sliding-window attention over {min(windows)} tokens, fewer than the {tokens} of prompt and "
+            "answer; a token tree needs them all in the window"
+        )
+    attention = getattr(model.config, "_attn_implementation", None)  # no public name says it
+    if _checked.get(model) != attention or model not in _checked:
+        _probe(model, name, attention)
+        _checked[model] = attention
+
+
+@torch.inference_mode()
+def _probe(model: PreTrainedModel, name: str, attention: str | None) -> None:
+    ids = torch.arange(1, 6, device=model.device) % model.config.get_text_config().vocab_size
+    try:
+        tree = Tree.trunk(ids[None, :2], torch.ones_like(ids[None, :2]), capacity=6)
+        first, second = tree.grow(torch.tensor([[1, 1]], device=ids.device), ids[None, 2:4]).unbind(1)
+        tree.grow(torch.stack([second, first], 1), ids[None, [4, 0]])
+        got = Reader(model, 6, longest=4, raw=True).catch_up(tree, since=4).log_probs[0]
+        paths = torch.stack([ids[[0, 1, 3, 4]], ids[[0, 1, 2, 0]]])
+        expected = model(input_ids=paths, use_cache=False).logits[:, -1].float()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, IndexError) as error:
+        raise ValueError(f"{name} with {attention} attention cannot read a token tree: {error}") from error
+    exact = model.dtype in (torch.float32, torch.float64)
+    if not _close(got, expected, 1e-3 if exact else 0.1):
+        raise ValueError(
+            f"{name} with {attention} attention does not follow the attention mask and positions of a token tree; "
+            "load it with attn_implementation='sdpa' or 'eager', if it was not"
+        )
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool(((a - b).abs().amax() <= tolerance * b.abs().amax()).item())
