@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,35 @@ def tiny_llama(seed: int, layers: int, hidden: int = 32, vocabulary: int = VOCAB
     return LlamaForCausalLM(config).eval()
 
 
-def noisy_copy(model: LlamaForCausalLM, noise: float, seed: int = 0) -> LlamaForCausalLM:
+COMMON = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "initializer_range": 0.3, "max_position_embeddings": 128, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GROUPED = COMMON | {"num_key_value_heads": 2}
+ARCHITECTURES = {
+    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128,
+             "initializer_range": 0.3},
+    "opt": COMMON | {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3},
+    "gpt_neox": COMMON,
+    "llama": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 8},
+    "mistral": GROUPED | {"sliding_window": None},
+    "gemma": GROUPED | {"head_dim": 8},
+    "phi": GROUPED,
+    "phi3": GROUPED,
+}  # fmt: skip
+
+
+def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A random model: learned or rotary positions, tied or untied embeddings, with or without grouped-query attention."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(architecture, **(ARCHITECTURES[architecture] | changes))
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def noisy_copy(model: PreTrainedModel, noise: float, seed: int = 0) -> PreTrainedModel:
     """A drafter that agrees with `model` more or less often."""
     torch.manual_seed(seed)
     copy = deepcopy(model)

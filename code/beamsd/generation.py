@@ -15,6 +15,7 @@ from transformers.generation import EosTokenCriteria, GenerateBeamDecoderOnlyOut
 
 from beamsd.clock import Clock
 from beamsd.search import Result, Timer, beam_search
+from beamsd.support import check_model
 from beamsd.trie import Trie
 
 BEAM_SEARCH, GREEDY_SEARCH = "beam_search", "greedy_search"  # names of generation modes
@@ -76,6 +77,7 @@ class speculate:
     ) -> SpeculativeOutput | Tensor:
         """The decoding loop that `generate` calls. input_ids: (B * K, P), every prompt K times."""
         _check_config(generation_config)
+        check_model(model)
         K = generation_config.num_beams or 1
         prompts, mask = input_ids[::K], model_kwargs.get("attention_mask")
         mask = torch.ones_like(prompts) if mask is None else mask[::K]

@@ -56,6 +56,11 @@ class TreeLayer(DynamicLayer):
         self.all_keys, self.all_values = kept(self.all_keys), kept(self.all_values)
 
 
+def takes(model: PreTrainedModel) -> set[str]:
+    """The names of what a model's forward takes, also of one that peft has wrapped."""
+    return set(inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters)
+
+
 class Reader:
     """A model, its preallocated KV cache, and how far into the tree that cache has read."""
 
@@ -66,7 +71,7 @@ class Reader:
         self.layers = [TreeLayer(capacity) for _ in DynamicCache(config=model.config).layers]
         self.cache = Cache(layers=self.layers)
         self.read = 0
-        self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.keeps_logits = "logits_to_keep" in takes(model)
 
     def catch_up(self, tree: Tree, since: int) -> Reading:
         """Read every node that was missed; returns the log-probabilities after the nodes from slot `since`."""

@@ -135,8 +135,9 @@ class Settings:
             raise ValueError(
                 f"target and drafter differ in vocabulary: {sizes['target']} and {sizes['drafter']} tokens"
             )
-        if self.gamma and self.trie is None and (self.draft_width or 0) > sizes["target"]:
-            raise ValueError(f"draft_width={self.draft_width} exceeds the vocabulary of {sizes['target']} tokens")
+        most = self.width * sizes["target"]
+        if self.gamma and self.trie is None and (self.draft_width or 0) > most:
+            raise ValueError(f"draft_width={self.draft_width} exceeds the {most} continuations of {self.width} beams")
 
     def _verification(self, legal: Legal, ending: Ending, input_ids: Tensor) -> tuple[Verification, Scoring]:
         """How the target verifies, and how the draft ranks."""

@@ -1,6 +1,5 @@
 """Which models can read a token tree. Others are refused by name, before any work."""
 
-import inspect
 from weakref import WeakKeyDictionary
 
 import torch
@@ -8,13 +7,13 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from beamsd.reader import Reader
+from beamsd.reader import Reader, takes
 from beamsd.tree import Tree
 
 _checked: WeakKeyDictionary[PreTrainedModel, object] = WeakKeyDictionary()
 
 
-def check_model(model: PreTrainedModel, tokens: int) -> None:
+def check_model(model: PreTrainedModel, tokens: int = 0) -> None:
     """Raises ValueError, naming the model and the reason, if it cannot decode `tokens` (prompt and answer) on a tree.
 
     The first time a model is seen, it reads a tree of six nodes, which must give what its paths give one by one: a
@@ -23,12 +22,13 @@ def check_model(model: PreTrainedModel, tokens: int) -> None:
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         raise ValueError(f"{name} is an encoder-decoder; the token tree is for decoder-only models")
-    takes = inspect.signature(model.forward).parameters
     layers = DynamicCache(config=model.config).layers
-    if "past_key_values" not in takes or not all(isinstance(layer, DynamicLayer) for layer in layers):
+    if "past_key_values" not in takes(model) or not all(isinstance(layer, DynamicLayer) for layer in layers):
         raise ValueError(f"{name} keeps a state in place of keys and values, which cannot branch into a tree")
-    if "position_ids" not in takes:
+    if "position_ids" not in takes(model):
         raise ValueError(f"{name} takes no position_ids, so that it cannot place the nodes of a tree")
+    if "local" in (getattr(model.config, "attention_layers", None) or []):  # GPT-Neo, which no cache layer tells
+        raise ValueError(f"{name} has local attention over places in its cache, which are not positions in a tree")
     windows = [layer.sliding_window for layer in layers if layer.is_sliding]
     if windows and min(windows) < tokens:
         raise ValueError(

@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from beamsd import Clock, Trie, beam_search
-from conftest import LENGTH, VOCABULARY, noisy_copy, random_items, random_prompts, tiny_llama
+from conftest import (
+    ARCHITECTURES,
+    LENGTH,
+    VOCABULARY,
+    noisy_copy,
+    random_items,
+    random_prompts,
+    tiny_llama,
+    tiny_model,
+)
 
 
 def brute_force(model, items, ids, mask, width):
@@ -92,32 +100,10 @@ def test_equals_generate(width, gamma, device):
         torch.testing.assert_close(result.scores.flatten() / LENGTH, expected.sequences_scores, atol=1e-4, rtol=1e-4)
 
 
-COMMON = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "initializer_range": 0.3, "max_position_embeddings": 128, "pad_token_id": 0,
-    "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-GROUPED = COMMON | {"num_key_value_heads": 2}
-ARCHITECTURES = {
-    "gpt2": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128,
-             "initializer_range": 0.3},
-    "opt": COMMON | {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3},
-    "gpt_neox": COMMON,
-    "qwen2": GROUPED,
-    "qwen3": GROUPED | {"head_dim": 8},
-    "mistral": GROUPED | {"sliding_window": None},
-    "gemma": GROUPED | {"head_dim": 8},
-    "phi": GROUPED,
-    "phi3": GROUPED,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_generate_for_other_decoder_only_models(architecture):
     """Learned and rotary positions, tied and untied embeddings, with and without grouped-query attention."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
-    target = AutoModelForCausalLM.from_config(config).eval()
+    target = tiny_model(architecture)
     items, (ids, mask) = random_items(200), random_prompts(3, 9)
     expected = generate(target, items, ids, mask, 5)
     for gamma in (0, 3):
@@ -131,9 +117,7 @@ def test_equals_generate_for_other_decoder_only_models(architecture):
 
 
 def test_a_sliding_window_is_refused_by_name_where_prompt_and_answer_exceed_it():
-    torch.manual_seed(0)
-    config = AutoConfig.for_model("mistral", **GROUPED, sliding_window=9)
-    model, items = AutoModelForCausalLM.from_config(config).eval(), random_items(50)
+    model, items = tiny_model("mistral", sliding_window=9), random_items(50)
     ids, mask = random_prompts(1, 5)
     result = beam_search(model, ids, mask, trie=Trie(items), width=5)
     assert result.sequences[0].tolist() == generate(model, items, ids, mask, 5).sequences[:, 5:].tolist()

@@ -1,0 +1,431 @@
+"""`generate(custom_generate=speculate(...))` against `generate`, for anything that `generate` can be asked."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache, wraps
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from beamsd import (
+    Clock,
+    Tree,
+    Trie,
+    beam_search_by_SD,
+    beam_search_by_SD_4timing,
+    beam_search_by_TreeAttn,
+    replace_beam_search_with_TreeAttn,
+    speculate,
+)
+from conftest import VOCABULARY, noisy_copy, random_items, random_prompts, tiny_llama, tiny_model
+
+JUNK = -1e5  # what `generate` scores to fill a list lies far below, what it finds far above
+
+
+class Wave(LogitsProcessor):
+    """Holds a state: it would show any call too many."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, input_ids, scores):
+        self.calls += 1
+        return scores + torch.cos(torch.arange(scores.shape[-1]) + self.calls + input_ids.sum(-1, keepdim=True)) / 2
+
+
+class EndsWith(StoppingCriteria):
+    def __init__(self, digit):
+        self.digit = digit
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids[:, -1] % 7 == self.digit
+
+
+def children_of(sequences, eos):
+    """What may follow each prefix of the sequences, EOS after a whole one: {prefix: tokens}."""
+    children = {}
+    for sequence in sequences:
+        for depth, token in enumerate(sequence):
+            children.setdefault(tuple(sequence[:depth]), set()).add(token)
+        if eos is not None:
+            children.setdefault(tuple(sequence), set()).add(eos)
+    return children
+
+
+@dataclass
+class Case:
+    architecture: str
+    attention: str
+    noise: float  # of the draft: 0 accepts always, 3 never
+    prompts: tuple
+    width: int
+    draft_width: int
+    gamma: int
+    flags: dict
+    sequences: list | None  # the legal ones
+    constraint: str  # "trie", "function" or "none"
+    extra: str  # "processor", "criterion" or "none"
+
+    def models(self):
+        target = models(self.architecture, self.attention)
+        return target, noisy_copy(target, self.noise)
+
+    def arguments(self, ours):
+        """The arguments of `generate`, as they are and for ours."""
+        (ids, mask), flags = self.prompts, dict(self.flags)
+        eos = torch.as_tensor(flags["eos_token_id"]).view(-1)[0].item() if flags["eos_token_id"] is not None else None
+        if self.constraint != "none" and not (ours and self.constraint == "trie"):
+            children, prompt = children_of(self.sequences, eos), ids.shape[1]
+            other = eos if eos is not None else 4
+
+            def allowed(row, sequence):
+                return sorted(children.get(tuple(sequence[prompt:].tolist()), {other}))
+
+            flags["prefix_allowed_tokens_fn"] = allowed
+        if self.extra == "processor":
+            flags["logits_processor"] = LogitsProcessorList([Wave()])
+        if self.extra == "criterion":
+            flags["stopping_criteria"] = StoppingCriteriaList([EndsWith(3)])
+        return dict(
+            input_ids=ids, attention_mask=mask, num_beams=self.width, do_sample=False, return_dict_in_generate=True,
+            output_scores=True, **flags,
+        )  # fmt: skip
+
+
+@cache
+def models(architecture, attention):
+    model = tiny_model(architecture)
+    model.set_attn_implementation(attention)
+    return model
+
+
+@st.composite
+def cases(draw):
+    def pick(*values):
+        return draw(st.sampled_from(values))
+
+    architecture = pick("llama", "llama", "qwen2", "qwen3", "mistral", "gpt2", "opt", "gemma", "phi")
+    width, tokens = pick(1, 2, 3, 5, 8, 20, 50), draw(st.integers(1, 9))
+    flags = {
+        "max_new_tokens": tokens,
+        "eos_token_id": pick(None, 2, [2, 5], [5, 6, 7, 8, 9]),
+        "pad_token_id": pick(0, 1),
+    }
+    constraint, sequences = pick("none", "none", "trie", "function"), None
+    if constraint != "none":
+        length, fixed = draw(st.integers(1, 5)), draw(st.booleans())
+        n, any_length = pick(2, 10, 100), st.integers(1, length)
+        sequences = [
+            draw(st.lists(st.integers(3, VOCABULARY - 1), min_size=m, max_size=m))
+            for m in ([length] * n if fixed else draw(st.lists(any_length, min_size=n, max_size=n)))
+        ]
+        if flags["eos_token_id"] is None:
+            if fixed:
+                flags["max_new_tokens"] = min(tokens, length)
+            else:
+                flags["eos_token_id"] = 2
+    if width > 1:
+        flags["length_penalty"] = pick(0.0, 0.5, 1.0, 2.0, -1.0)
+        flags["early_stopping"] = pick(True, False, "never")
+    # With early_stopping, junk in a list can end a search under a trie; all of the list shows whether there was any.
+    whole = constraint == "trie" and flags.get("early_stopping") is True
+    flags["num_return_sequences"] = width if whole else draw(st.integers(1, width))
+    for name, values in {
+        "min_new_tokens": (1, 3), "repetition_penalty": (1.3,), "no_repeat_ngram_size": (2,),
+        "suppress_tokens": ([3, 4],), "bad_words_ids": ([[7], [9, 10]],),
+    }.items():  # fmt: skip
+        if draw(st.integers(0, 5)) == 0:
+            flags[name] = pick(*values)
+    extra = pick("none", "none", "processor", "criterion")
+    # One beam that ends without an EOS token is not ended by `generate` while others of the batch go on.
+    assume(width > 1 or extra != "criterion" or flags["eos_token_id"] is not None)
+    return Case(
+        architecture, pick("sdpa", "eager"), pick(0, 0.03, 0.1, 3), random_prompts(pick(1, 2, 4), pick(1, 4, 9)), width,
+        min(width + pick(0, 4, 20), VOCABULARY * width), pick(0, 1, 2, 3, 6), flags, sequences, constraint, extra,
+    )  # fmt: skip
+
+
+def assert_same(expected, output, prompt):
+    """The same sequences in the same order, with the same scores and beams; junk only where there is junk."""
+    if expected.get("sequences_scores") is None:  # greedy search
+        assert output.found.all()
+        assert torch.equal(output.sequences, expected.sequences)
+        return
+    legal = output.sequences_scores.isfinite()
+    assert torch.equal(legal, expected.sequences_scores > JUNK)
+    torch.testing.assert_close(output.sequences_scores[legal], expected.sequences_scores[legal], atol=1e-4, rtol=1e-4)
+    for row in legal.nonzero()[:, 0]:
+        beams = [each.beam_indices[row][each.beam_indices[row] >= 0].tolist() for each in (output, expected)]
+        assert beams[0] == beams[1]
+        end = prompt + len(beams[0])
+        assert output.sequences[row, :end].tolist() == expected.sequences[row, :end].tolist()
+    if legal.all():
+        # Without an EOS token, transformers pads with -1, which no tokenizer can decode.
+        padded = expected.sequences.where(expected.sequences >= 0, output.sequences)
+        assert torch.equal(output.sequences, padded)
+
+
+@given(cases())
+@settings(
+    max_examples=250, derandomize=True, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)  # fmt: skip
+def test_equals_generate_whatever_it_is_asked(case):
+    target, draft = case.models()
+    expected = target.generate(**case.arguments(ours=False))
+    decode = speculate(
+        draft if case.gamma else None, trie=Trie.from_sequences(case.sequences) if case.constraint == "trie" else None,
+        draft_width=case.draft_width, gamma=case.gamma,
+    )  # fmt: skip
+    output = target.generate(**case.arguments(ours=True), custom_generate=decode)
+    scores = expected.get("sequences_scores")
+    if scores is not None:
+        assume(not scores.isnan().any())
+        if case.constraint == "trie" and case.flags["early_stopping"] is True:
+            assume((scores > JUNK).all())
+    elif case.constraint != "none":
+        assume(output.found.all())
+    assert_same(expected, output, case.prompts[0].shape[1])
+
+
+def ask(**flags):
+    """The arguments of a free-text request of three prompts, each longer than the next."""
+    ids, mask = random_prompts(3, 9)
+    return dict(
+        input_ids=ids, attention_mask=mask, num_beams=4, num_return_sequences=4, max_new_tokens=12, do_sample=False,
+        return_dict_in_generate=True, output_scores=True, eos_token_id=[2, 5, 6, 7], pad_token_id=1,
+    ) | flags  # fmt: skip
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 3])
+def test_a_batch_gives_what_single_requests_give(gamma):
+    target = tiny_llama(1, 2)
+    decode = speculate(noisy_copy(target, 0.05), draft_width=8, gamma=gamma)
+    batch = target.generate(**ask(), custom_generate=decode)
+    assert batch.target_calls.unique().numel() > 1, "the rows should end in different rounds"
+    for row in range(3):
+        every = ask()
+        prompt = every["input_ids"][row][every["attention_mask"][row].bool()][None]
+        alone = target.generate(**ask(input_ids=prompt, attention_mask=None), custom_generate=decode)
+        answers = [
+            [s[s != 1].tolist() for s in output.sequences[start : start + 4, length:]]
+            for output, start, length in [(alone, 0, prompt.shape[1]), (batch, 4 * row, 9)]
+        ]
+        assert answers[0] == answers[1]
+        assert alone.target_calls[0] == batch.target_calls[row]
+        assert alone.accepted[0].tolist() == [a for a in batch.accepted[row].tolist() if a >= 0]
+
+
+@pytest.mark.parametrize(("gamma", "noise"), [(0, 0), (2, 0.02), (3, 3)])
+def test_long_texts_equal_generate_and_drop_their_dead_nodes(gamma, noise, monkeypatch):
+    """Many compactions: of rows with different numbers of live nodes, before and after drafts."""
+    kept = []
+    original = Tree.keep
+    monkeypatch.setattr(Tree, "keep", lambda tree, *args: kept.append(tree.size) or original(tree, *args))
+    target = tiny_llama(1, 2)
+    request = ask(max_new_tokens=100, eos_token_id=2, min_new_tokens=90)
+    expected = target.generate(**request)
+    decode = speculate(noisy_copy(target, noise) if gamma else None, draft_width=6, gamma=gamma)
+    output = target.generate(**request, custom_generate=decode)
+    assert torch.equal(output.sequences, expected.sequences)
+    assert torch.equal(output.beam_indices, expected.beam_indices)
+    assert len(kept) >= 3
+    # At worst all K beams differ from the first token on, which only the last texts here come near to.
+    assert max(kept) < 9 + 4 * 100 + 17 * (gamma * 6 + 4)
+
+
+def test_a_draft_equal_to_the_target_writes_free_text_in_a_quarter_of_the_calls():
+    target = tiny_llama(1, 2)
+    output = target.generate(**ask(eos_token_id=None), custom_generate=speculate(target, draft_width=4, gamma=3))
+    assert output.accepted.tolist() == [[3, 3, 3]] * 3
+    assert output.target_calls.tolist() == [3] * 3
+
+
+def test_the_draft_never_asks_prefix_allowed_tokens_fn_for_an_illegal_prefix():
+    """It may raise there, and it may differ from row to row."""
+    target = tiny_llama(1, 2)
+    catalogues = [children_of(random_items(8, seed=row).tolist(), eos=None) for row in range(3)]
+    request = ask(
+        num_beams=3, num_return_sequences=3, max_new_tokens=4, eos_token_id=None,
+        prefix_allowed_tokens_fn=lambda row, sequence: sorted(catalogues[row][tuple(sequence[9:].tolist())]),
+    )  # fmt: skip
+    expected = target.generate(**request)
+    output = target.generate(**request, custom_generate=speculate(noisy_copy(target, 0.1), draft_width=30))
+    assert torch.equal(output.sequences, expected.sequences)
+    assert (output.accepted > 0).any(), "the draft should know of the constraint"
+
+
+def test_fewer_legal_sequences_than_beams_are_all_returned_and_counted():
+    target, trie = tiny_llama(1, 2), Trie.from_sequences([[9], [9, 10], [11, 12]])
+    output = target.generate(**ask(num_beams=5, num_return_sequences=5), custom_generate=speculate(target, trie=trie))
+    assert output.found.tolist() == [3] * 3
+    answers = output.sequences[:, 9:].view(3, 5, -1)
+    for row in answers.tolist():
+        assert sorted(row[:3]) == [[9, 2, 1], [9, 10, 2], [11, 12, 2]]
+        assert row[3:] == [[1, 1, 1]] * 2
+    assert output.sequences_scores.view(3, 5).isneginf().tolist() == [[False] * 3 + [True] * 2] * 3
+
+
+def test_without_return_dict_it_returns_the_sequences():
+    target = tiny_llama(1, 2)
+    request = ask(return_dict_in_generate=False)
+    assert torch.equal(target.generate(**request, custom_generate=speculate(None)), target.generate(**request))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_writes_much_the_same(dtype):
+    target = tiny_llama(1, 2).to(dtype)
+    texts = [
+        {tuple(s) for s in target.generate(**ask(max_new_tokens=4), **how).sequences.tolist()}
+        for how in ({}, {"custom_generate": speculate(noisy_copy(target, 0.05))})
+    ]
+    assert len(texts[0] & texts[1]) >= 8, "of twelve"
+
+
+MODES = {
+    "beams": {},
+    "greedy": {"num_beams": 1, "num_return_sequences": 1},
+    "sampling": {"num_beams": 1, "num_return_sequences": 1, "do_sample": True},
+    "beams that sample": {"do_sample": True},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_replaced_beam_search_is_the_same_and_nothing_else_is_replaced(mode):
+    model, rows = tiny_llama(1, 2), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    torch.manual_seed(0)
+    expected = model.generate(**ask(**MODES[mode]))
+    rows.clear()
+    assert replace_beam_search_with_TreeAttn(model) is model
+    torch.manual_seed(0)
+    output = model.generate(**ask(**MODES[mode]))
+    assert torch.equal(output.sequences, expected.sequences)
+    assert hasattr(output, "target_calls") == (mode == "beams")
+    # A tree holds all beams of a prompt in one row; transformers holds each in a row of its own.
+    assert rows[-1] == (12 if mode == "beams that sample" else 3)
+    assert deepcopy(model).generate.__self__ is not model, "a copy should search with its own weights"
+
+
+def test_the_functions_of_beamsd_take_their_sizes_from_the_generation_configs():
+    """The README of BeamSD, line by line."""
+    from atspeed.beamsd import beam_search_by_SD as by_sd
+    from atspeed.beamsd import beam_search_by_TreeAttn as by_tree_attention
+    from atspeed.beamsd4timing import beam_search_by_SD_4timing as timed
+
+    assert (by_sd, by_tree_attention, timed) == (beam_search_by_SD, beam_search_by_TreeAttn, beam_search_by_SD_4timing)
+    target_model = tiny_llama(1, 2)
+    draft_model = noisy_copy(target_model, 0.05)
+    ids, mask = random_prompts(2, 6)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    by_tree = by_tree_attention(target_model, inputs, max_new_tokens=7, beam_size=5)
+    one = target_model.generate(**inputs, max_new_tokens=7, num_beams=5)
+    assert torch.equal(by_tree.sequences, one)
+
+    gamma, draft_beam_size = 2, 9
+    target_model.generation_config.update(max_new_tokens=7, num_beams=5, num_return_sequences=5)
+    draft_model.generation_config.update(
+        max_new_tokens=gamma, num_beams=draft_beam_size, num_return_sequences=draft_beam_size
+    )
+    expected = target_model.generate(**inputs)
+    drafted = []
+    draft_model.register_forward_hook(lambda _, args, kwargs, out: drafted.append(out.logits.shape), with_kwargs=True)
+    outputs = by_sd(target_model, draft_model, inputs)
+    assert torch.equal(outputs.sequences, expected)
+    assert outputs.seconds is None
+    assert max(shape[1] for shape in drafted) == draft_beam_size
+    assert (outputs.accepted <= gamma).all()
+    assert len(drafted) <= 1 + gamma * outputs.accepted.shape[1] + 3, "and the three forwards of the first look"
+    outputs = timed(target_model, draft_model, inputs)
+    assert torch.equal(outputs.sequences, expected)
+    assert set(outputs.seconds) == {"draft", "target", "verify"}
+    assert min(outputs.seconds.values()) > 0
+    alone = by_sd(target_model, draft_model, ids[1:, 2:], clock=(clock := Clock()), gamma=1)
+    assert alone.accepted.max() <= 1
+    assert set(clock.seconds()) == {"draft", "target", "verify"}
+
+
+def test_a_checkpoint_that_samples_is_refused_until_it_is_told_not_to():
+    target = tiny_llama(1, 2)
+    target.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.6, top_k=5, eos_token_id=2, pad_token_id=0
+    )
+    request = ask()
+    del request["do_sample"]
+    with pytest.raises(ValueError, match="do_sample=True, perhaps from the checkpoint's generation_config"):
+        target.generate(**request, custom_generate=speculate(None))
+    output = target.generate(**request, do_sample=False, custom_generate=speculate(None))
+    assert torch.equal(output.sequences, target.generate(**request, do_sample=False).sequences)
+
+
+SMALL = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "message"),
+    [
+        ("t5", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+         "T5ForConditionalGeneration is an encoder-decoder"),
+        ("mamba", {}, "MambaForCausalLM keeps a state"),
+        ("bloom", {"n_layer": 2, "n_head": 4}, "BloomForCausalLM takes no position_ids"),
+        ("falcon", {"alibi": True}, "FalconForCausalLM with sdpa attention cannot read a token tree"),
+        ("gpt_neo", {"num_layers": 2, "attention_types": [[["global", "local"], 1]]}, "GPTNeoForCausalLM has local"),
+        ("gemma2", {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8}, "over 8 tokens, fewer than the 21"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_read_a_tree_is_refused_by_name(architecture, config, message):
+    make = AutoModelForSeq2SeqLM if architecture == "t5" else AutoModelForCausalLM
+    model = make.from_config(AutoConfig.for_model(architecture, **(SMALL | config))).eval()
+    with pytest.raises(ValueError, match=message):
+        model.generate(**ask(), custom_generate=speculate(None))
+
+
+def test_a_model_that_ignores_the_tree_mask_is_found_out():
+    """As flash attention would: the first look at a model compares a tree with its paths."""
+    model = tiny_llama(1, 2)
+    forward = model.forward
+    model.forward = wraps(forward)(lambda *args, attention_mask=None, **kwargs: forward(*args, **kwargs))
+    with pytest.raises(ValueError, match="LlamaForCausalLM with sdpa attention does not follow the attention mask"):
+        model.generate(**ask(), custom_generate=speculate(None))
+
+
+TRIE = Trie.from_sequences([[9], [9, 10], [11, 12]])
+
+
+@pytest.mark.parametrize(
+    ("how", "flags", "message"),
+    [
+        ({"draft_width": 3}, {}, "draft_width=3 is below width=4"),
+        ({"draft_width": 1000}, {}, "exceeds the 160 continuations"),
+        ({"draft": tiny_llama(1, 1, vocabulary=41)}, {}, "differ in vocabulary: 40 and 41"),
+        ({"trie": Trie(torch.tensor([[5, 99]]))}, {}, "the trie holds token 99"),
+        ({"trie": TRIE}, {"eos_token_id": None}, "set eos_token_id"),
+        ({"verification": "loose"}, {}, "one of strict, relaxed, sample, not 'loose'"),
+        ({}, {"output_attentions": True}, "output_attentions=True"),
+        ({}, {"output_logits": True}, "output_logits=True"),
+        ({}, {"cache_implementation": "offloaded"}, "cache_implementation='offloaded'"),
+        ({}, {"inputs_embeds": torch.zeros(3, 9, 32)}, "takes input_ids and attention_mask, not inputs_embeds"),
+        ({}, {"position_ids": torch.arange(9).expand(3, 9)}, "position_ids of your own"),
+        ({}, {"attention_mask": torch.tensor([[1] * 8 + [0]] * 3)}, "left-padded"),
+        ({"gamma": -1}, {}, "gamma at least 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(how, flags, message):
+    target = tiny_llama(1, 2)
+    with pytest.raises(ValueError, match=message):
+        target.generate(**ask(**flags), custom_generate=speculate(**({"draft": target} | how)))
