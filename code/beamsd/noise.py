@@ -12,7 +12,8 @@ PERTURB, DRAFT, ACCEPT, RESIDUAL, TARGET = range(5)
 def uniform(seeds: Tensor, purpose: int, states: Tensor) -> Tensor:
     """Uniform numbers in (0, 1), float64 (B, ...), for `states` (B, ...) of requests with `seeds` (B,) long."""
     rows = _mix(seeds * 8 + purpose).view(-1, *[1] * (states.dim() - 1))
-    return (_shift(_mix(rows ^ _mix(states)), 11).double() + 0.5) * 2.0**-53
+    # 52 bits and a half: 53 would round up to 1, whose Gumbel number is infinite.
+    return (_shift(_mix(rows ^ states), 12).double() + 0.5) * 2.0**-52
 
 
 def gumbel(seeds: Tensor, purpose: int, states: Tensor) -> Tensor:

@@ -48,7 +48,10 @@ class StochasticBeams:
     def __call__(self, beams: "Beams", options: "Children") -> tuple[Tensor, Tensor]:
         log_probs = beams.log_probs[..., None].double() + options.log_probs.double().log_softmax(-1)
         illegal = options.log_probs.isneginf() | beams.log_probs.isneginf()[..., None]
-        perturbed = log_probs + gumbel(self.seeds, PERTURB, options.states)
+        # All ends are one state of the trie, but each has noise of its own.
+        trie, states = options.trie, options.states
+        states = torch.where(states == trie.end, trie.dead + beams.states[..., None], states)
+        perturbed = log_probs + gumbel(self.seeds, PERTURB, states)
         perturbed = perturbed.masked_fill(illegal, -torch.inf)
         # Given that their maximum is the parent's score (Kool et al., appendix B.3, the stable form).
         parent, best = beams.scores[..., None].double(), perturbed.amax(-1, keepdim=True)

@@ -77,6 +77,8 @@ class Relaxed:
             p = log_probs.double().softmax(-1)
             q = self._draft_log_probs(beams, level).double().softmax(-1)
             cell, valid = _cells(beams, options, level)
+            # The last level is drafted only beside rows that have further to go; a list must not depend on them.
+            valid = valid & (beams.depths + 1 < beams.sequences.shape[-1])[:, None]
             u = uniform(self.seeds, ACCEPT, level.beams.states)
             accepted = valid & (u * q.gather(1, cell) < p.gather(1, cell))
             rejected = (valid & ~accepted).sum(-1, keepdim=True)
@@ -102,7 +104,8 @@ class Relaxed:
         before = (beams.nodes[..., None] == level.before.nodes[:, None]).int().argmax(-1)
         same = replace(beams, nodes=level.before.nodes.gather(1, before))
         options = self.legal.options(level.reading, same, width=1)
-        return (level.before.log_probs.gather(1, before)[..., None] + options.log_probs).flatten(1)
+        cumulative = level.before.log_probs.gather(1, before).masked_fill(beams.illegal(), -torch.inf)
+        return (cumulative[..., None] + options.log_probs).flatten(1)
 
 
 def _cells(beams: Beams, options: Children, level: Level) -> tuple[Tensor, Tensor]:
