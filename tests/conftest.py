@@ -75,7 +75,7 @@ ARCHITECTURES = {
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
-    """A random model: learned or rotary positions, tied or untied embeddings, with or without grouped-query attention."""
+    """A random model: learned or rotary positions, tied embeddings or not, with or without grouped-query attention."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(architecture, **(ARCHITECTURES[architecture] | changes))
     return AutoModelForCausalLM.from_config(config).eval()

@@ -2,6 +2,8 @@
 
 import re
 
+import torch
+
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -11,9 +13,20 @@ def test_the_library_example_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(code, names)
-    result = names["result"]
-    assert result.sequences.shape == (2, 3, 4)
-    assert {tuple(s) for s in result.sequences[0].tolist()} == {(10, 20, 30, 40), (10, 20, 31, 41), (11, 21, 30, 40)}
+    outputs = names["outputs"]
+    expected = names["target"].generate(
+        **names["inputs"], num_beams=3, num_return_sequences=3, max_new_tokens=4, do_sample=False,
+        return_dict_in_generate=True, output_scores=True, prefix_allowed_tokens_fn=allowed,
+    )  # fmt: skip
+    assert torch.equal(outputs.sequences, expected.sequences)
+    torch.testing.assert_close(outputs.sequences_scores, expected.sequences_scores, atol=1e-4, rtol=1e-4)
+    assert torch.equal(outputs.beam_indices, expected.beam_indices)
+
+
+def allowed(_, sequence):
+    items = [[10, 20, 30, 40], [10, 20, 31, 41], [11, 21, 30, 40]]
+    said = sequence[3:].tolist()
+    return sorted({item[len(said)] for item in items if item[: len(said)] == said}) or [0]
 
 
 def test_every_link_and_every_named_file_is_there():

@@ -148,13 +148,17 @@ class Settings:
             raise ValueError(f"{name} takes a trie and no logits processors: its noise belongs to the trie's states")
         if self.stopping_criteria:
             raise ValueError(f"{name} takes no stopping_criteria")
-        if self.seeds is None or len(self.seeds) != B:
-            given = "none" if self.seeds is None else f"{len(self.seeds)}"
+        given = self.seeds.tolist() if hasattr(self.seeds, "tolist") else self.seeds  # tensors and arrays
+        if not isinstance(given, Sequence) or len(given) != B:
             raise ValueError(f"{name} draws at random: pass seeds=, one integer a request, {B} here, not {given}")
-        seeds = torch.tensor(list(self.seeds), device=input_ids.device)
+        if not all(isinstance(seed, int) and -(2**63) <= seed < 2**63 for seed in given):
+            raise ValueError(f"{name}: seeds must be integers of 64 bits, not {list(given)}")
+        seeds = torch.tensor(list(given), device=input_ids.device)
         if self.verification == "sample":
             if self.length_penalty:
                 raise ValueError(f"{name} draws from the target's distribution: pass length_penalty=0")
+            if self.early_stopping is True:
+                raise ValueError(f"{name} must see all draws end: pass early_stopping=False")
             return Strict(scoring := StochasticBeams(seeds)), scoring
         if ending.early:
             raise ValueError(

@@ -1,0 +1,46 @@
+"""The pages say what the code says."""
+
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from conftest import ROOT
+
+
+def run(*command):
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env={"PYTHONPATH": "code:docs", "OMP_NUM_THREADS": "1"}, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_api_page_is_that_of_the_docstrings():
+    done = run("-c", "import make_api; print(make_api.api(), end='')")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (ROOT / "docs" / "api.md").read_text(), "run python docs/make_api.py"
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_tree_of_a_request_is_drawn(tmp_path):
+    done = run("code/show_tree.py", "--output", str(tmp_path / "tree.svg"))
+    assert done.returncode == 0, done.stderr
+    words = "".join(ElementTree.parse(tmp_path / "tree.svg").getroot().itertext())
+    for kind in ("accepted and built upon", "added by the target", "not built upon", "prompt", "target calls"):
+        assert kind in words
+    assert len(re.findall(r"<d_\d>", words)) == 3, "the last level holds the three beams"
+
+
+@pytest.mark.parametrize("name", ["tree.doc", "tree"])
+def test_a_picture_of_an_unknown_kind_is_refused_before_any_work(name, tmp_path):
+    done = run("code/show_tree.py", "--output", str(tmp_path / name))
+    assert done.returncode != 0
+    assert f"{name} must end in .svg, .png, .pdf" in done.stderr
+    assert not list(tmp_path.iterdir())
