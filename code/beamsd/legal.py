@@ -70,11 +70,11 @@ class OnTrie:
     junk = -torch.inf
 
     def options(self, reading: Reading, beams: "Beams", width: int) -> Children:
-        K, V = beams.nodes.shape[1], reading.log_probs.shape[-1]
+        K = beams.nodes.shape[1]
         children = self.trie.children(beams.states, slots=-(-width // K))  # (B, K, C); K * C >= width
         tokens = self.trie.tokens[children]
-        cell = (beams.nodes - reading.since)[..., None] * V + tokens
-        log_probs = reading.log_probs.flatten(1).gather(1, cell.flatten(1)).view_as(children)
+        logits = reading.logits(beams.nodes)
+        log_probs = logits.gather(-1, tokens) - logits.logsumexp(-1, keepdim=True)
         illegal = children == self.trie.dead
         for token in self.never:
             illegal = illegal | (tokens == token)
@@ -103,10 +103,13 @@ class OnVocabulary:
     group: int = 0  # K: processors see B * K sequences at a time, as they do in transformers
     draft: bool = False
     never: tuple[int, ...] = ()
+    raw: bool = False  # logits in place of log-probabilities
     junk = JUNK  # as in transformers, whose list such beams may end up in
 
     def options(self, reading: Reading, beams: "Beams", width: int) -> Words:
-        log_probs = reading.at(beams.nodes)  # (B, K, V), a copy
+        logits = reading.logits(beams.nodes)  # (B, K, V)
+        # The same operations as in transformers' beam search, so that even ties are settled alike.
+        log_probs = logits if self.raw else logits.log_softmax(-1)
         if self.processors:
             log_probs = self._processed(log_probs, beams)
         for token in self.never:

@@ -96,8 +96,8 @@ def rounds(
     tree = Tree.trunk(input_ids, attention_mask, capacity=input_ids.shape[1] + room)
     beams = Beams.at_root(tree, plan.width, remaining, junk=plan.legal.junk)
     finished = Finished.none(beams) if ending.early else None
-    reader = Reader(target, tree.capacity, longest, raw=plan.raw)
-    draft_reader = Reader(drafter, tree.capacity, longest, raw=plan.raw) if plan.gamma else None
+    reader = Reader(target, tree.capacity, longest)
+    draft_reader = Reader(drafter, tree.capacity, longest) if plan.gamma else None
     readers = [reader, draft_reader] if draft_reader else [reader]
     frontier = tree.size - 1  # the newest nodes, where the beams stand, begin here
     while remaining:

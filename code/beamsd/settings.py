@@ -66,7 +66,7 @@ class Settings:
         verification, draft_scoring = self._verification(legal, ending, input_ids)
         return Plan(
             legal, ending, verification, draft_scoring, self.width, self.draft_width or 2 * self.width, self.gamma,
-            in_step=bool(self.logits_processor or self.stopping_criteria), raw=self.raw,
+            in_step=bool(self.logits_processor or self.stopping_criteria),
         )  # fmt: skip
 
     def _check_numbers(self) -> None:
@@ -117,7 +117,7 @@ class Settings:
             return OnTrie(trie)
         if trie is not None:
             processors = constrained(processors, trie, input_ids.shape[1], self.width)
-        return OnVocabulary(processors, input_ids, group=self.width)
+        return OnVocabulary(processors, input_ids, group=self.width, raw=self.raw)
 
     def _check_vocabularies(self, target: PreTrainedModel, drafter: PreTrainedModel | None) -> None:
         if self.gamma and drafter is None:
@@ -179,7 +179,6 @@ class Plan:
     draft_width: int
     gamma: int
     in_step: bool  # the rows of a batch stand at the same depth
-    raw: bool
 
     @cached_property
     def draft_legal(self) -> Legal:

@@ -48,7 +48,7 @@ def _probe(model: PreTrainedModel, name: str, attention: str | None) -> None:
         tree = Tree.trunk(ids[None, :2], torch.ones_like(ids[None, :2]), capacity=6)
         first, second = tree.grow(torch.tensor([[1, 1]], device=ids.device), ids[None, 2:4]).unbind(1)
         tree.grow(torch.stack([second, first], 1), ids[None, [4, 0]])
-        got = Reader(model, 6, longest=4, raw=True).catch_up(tree, since=4).log_probs[0]
+        got = Reader(model, 6, longest=4).catch_up(tree, since=4).logits(torch.tensor([[4, 5]], device=ids.device))[0]
         paths = torch.stack([ids[[0, 1, 3, 4]], ids[[0, 1, 2, 0]]])
         expected = model(input_ids=paths, use_cache=False).logits[:, -1].float()
     except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, IndexError) as error:

@@ -305,7 +305,8 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_replaced_beam_search_is_the_same_and_nothing_else_is_replaced(mode):
     model, rows = tiny_llama(1, 2), []
-    model.register_forward_pre_hook(lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    body = model.model
+    body.register_forward_pre_hook(lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
     torch.manual_seed(0)
     expected = model.generate(**ask(**MODES[mode]))
     rows.clear()
@@ -341,13 +342,13 @@ def test_the_functions_of_beamsd_take_their_sizes_from_the_generation_configs():
     )
     expected = target_model.generate(**inputs)
     drafted = []
-    draft_model.register_forward_hook(lambda _, args, kwargs, out: drafted.append(out.logits.shape), with_kwargs=True)
+    draft_model.lm_head.register_forward_hook(lambda _, args, out: drafted.append(out.shape))
     outputs = by_sd(target_model, draft_model, inputs)
     assert torch.equal(outputs.sequences, expected)
     assert outputs.seconds is None
     assert max(shape[1] for shape in drafted) == draft_beam_size
     assert (outputs.accepted <= gamma).all()
-    assert len(drafted) <= 1 + gamma * outputs.accepted.shape[1] + 3, "and the three forwards of the first look"
+    assert len(drafted) <= 1 + gamma * outputs.accepted.shape[1] + 3, "and three of the first look at the model"
     outputs = timed(target_model, draft_model, inputs)
     assert torch.equal(outputs.sequences, expected)
     assert set(outputs.seconds) == {"draft", "target", "verify"}
@@ -398,8 +399,8 @@ def test_a_model_that_cannot_read_a_tree_is_refused_by_name(architecture, config
 def test_a_model_that_ignores_the_tree_mask_is_found_out():
     """As flash attention would: the first look at a model compares a tree with its paths."""
     model = tiny_llama(1, 2)
-    forward = model.forward
-    model.forward = wraps(forward)(lambda *args, attention_mask=None, **kwargs: forward(*args, **kwargs))
+    forward = model.model.forward
+    model.model.forward = wraps(forward)(lambda *args, attention_mask=None, **kwargs: forward(*args, **kwargs))
     with pytest.raises(ValueError, match="LlamaForCausalLM with sdpa attention does not follow the attention mask"):
         model.generate(**ask(), custom_generate=speculate(None))
 
