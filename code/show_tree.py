@@ -68,7 +68,7 @@ def decode(
             level = 0 if parent <= root else nodes[parent].level + 1
             nodes[slot] = Node(int(tree.tokens[0, slot]), parent if parent > root else None, level, number, kind)
 
-    for number, done in enumerate(rounds(target, prompt, mask, plan, drafter=draft), start=1):
+    for number, done in enumerate(rounds(target, prompt, mask, plan, draft=draft), start=1):
         for level in done.levels:
             legal = ~level.beams.log_probs[0].isneginf()
             add(level.beams.nodes[:, legal], done.tree, number, UNUSED)

@@ -82,7 +82,7 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
 
 
 def noisy_copy(model: PreTrainedModel, noise: float, seed: int = 0) -> PreTrainedModel:
-    """A drafter that agrees with `model` more or less often."""
+    """A draft that agrees with `model` more or less often."""
     torch.manual_seed(seed)
     copy = deepcopy(model)
     with torch.no_grad():

@@ -35,7 +35,7 @@ def make_methods(
     def ours(gamma: int) -> Method:
         def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> Lists:
             result = beam_search(
-                target, ids, mask, trie=trie, width=width, drafter=drafter, draft_width=draft_width, gamma=gamma,
+                target, ids, mask, trie=trie, width=width, draft=drafter, draft_width=draft_width, gamma=gamma,
                 clock=clock,
             )  # fmt: skip
             return _lists(result, drafted=gamma > 0)

@@ -89,7 +89,7 @@ class speculate:
             model,
             prompts.to(model.device),
             mask.to(model.device),
-            drafter=self.draft,
+            draft=self.draft,
             clock=self.clock,
             width=K,
             draft_width=self.draft_width,

@@ -70,15 +70,20 @@ class OnTrie:
     junk = -torch.inf
 
     def options(self, reading: Reading, beams: "Beams", width: int) -> Children:
-        K = beams.nodes.shape[1]
-        children = self.trie.children(beams.states, slots=-(-width // K))  # (B, K, C); K * C >= width
-        tokens = self.trie.tokens[children]
+        legal = self.children(beams, width)
         logits = reading.logits(beams.nodes)
+        tokens = self.trie.tokens[legal.states]
         log_probs = logits.gather(-1, tokens) - logits.logsumexp(-1, keepdim=True)
-        illegal = children == self.trie.dead
+        return replace(legal, log_probs=log_probs.masked_fill(legal.log_probs.isneginf(), -torch.inf))
+
+    def children(self, beams: "Beams", width: int) -> Children:
+        """The continuations before anybody has scored them: 0 where legal. At least `width` in all."""
+        states = self.trie.children(beams.states, slots=-(-width // beams.states.shape[1]))  # (B, K, C)
+        illegal = states == self.trie.dead
         for token in self.never:
-            illegal = illegal | (tokens == token)
-        return Children(log_probs.masked_fill(illegal, -torch.inf), children, self.trie)
+            illegal = illegal | (self.trie.tokens[states] == token)
+        none = torch.zeros(states.shape, device=states.device)
+        return Children(none.masked_fill_(illegal, -torch.inf), states, self.trie)
 
     def for_draft(self, eos: tuple[int, ...]) -> "OnTrie":
         return replace(self, never=eos)

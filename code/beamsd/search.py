@@ -1,7 +1,7 @@
 """Speculative beam search: draft some levels, verify them in one target call, repeat. gamma = 0 is plain beam search.
 
-Shapes depend on (B, prompt length, K, N, gamma) and on how many levels are left, never on what the models say, until a
-long tree is compacted; the only thing the host reads in a round is how many levels are left.
+Who drafts is the drafter's business (see `drafters`). The host looks at the device once a round: how many levels are
+left, and what the drafter must know.
 """
 
 from collections.abc import Iterator
@@ -65,57 +65,43 @@ class Round:
     accepted: Tensor  # (B,) long, drafted levels accepted; -1 where the request was finished before
 
 
-def draft(drafter: Reader, tree: Tree, beams: Beams, frontier: int, plan: Plan, gamma: int) -> list[Level]:
-    """Grow `gamma` levels of the draft model's own beam search."""
-    levels = []
-    for _ in range(gamma):
-        reading = drafter.catch_up(tree, since=frontier)
-        frontier = tree.size
-        options = plan.draft_legal.options(reading, beams, plan.draft_width)
-        grown = beams.step(options, plan.draft_scoring, plan.draft_width)
-        level = Level(replace(grown, nodes=tree.grow(grown.nodes, grown.tokens)), grown.nodes, beams, reading)
-        levels.append(level)
-        beams = level.beams
-    return levels
-
-
 def rounds(
     target: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
     plan: Plan,
     *,
-    drafter: PreTrainedModel | None = None,
+    draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
 ) -> Iterator[Round]:
     """Decode round by round. plan: from `Settings.plan`, for these very models and prompts."""
     clock = clock or (lambda name: nullcontext())
-    ending, remaining = plan.ending, plan.ending.length
-    longest = input_ids.shape[1] + remaining
-    room = min(remaining, ROUNDS_KEPT) * plan.drafted
+    ending, longest = plan.ending, input_ids.shape[1] + plan.ending.length
+    room = min(ending.length, ROUNDS_KEPT) * plan.most_nodes
     tree = Tree.trunk(input_ids, attention_mask, capacity=input_ids.shape[1] + room)
-    beams = Beams.at_root(tree, plan.width, remaining, junk=plan.legal.junk)
+    beams = Beams.at_root(tree, plan.width, ending.length, junk=plan.legal.junk)
     finished = Finished.none(beams) if ending.early else None
     reader = Reader(target, tree.capacity, longest)
-    draft_reader = Reader(drafter, tree.capacity, longest) if plan.gamma else None
-    readers = [reader, draft_reader] if draft_reader else [reader]
-    frontier = tree.size - 1  # the newest nodes, where the beams stand, begin here
-    while remaining:
-        # Drafting the last level has no use: the target settles it in any case.
-        gamma = min(plan.gamma, remaining - 1)
-        if tree.size + gamma * plan.draft_width + plan.width > tree.capacity:
-            tree, beams, dropped = compacted(tree, readers, beams, min(remaining, ROUNDS_KEPT) * plan.drafted)
-            frontier -= dropped
+    drafter = plan.drafter(draft, tree.capacity, longest)
+    since = tree.size - 1  # the newest nodes, where the beams stand, begin here
+    while True:
+        left = (ending.length - beams.depths).masked_fill(~is_open(beams, finished, ending), 0)
+        # The only host sync of a round.
+        most_left, *known = torch.cat([left[None], drafter.wants(beams, left)]).amax(1).tolist()
+        if not most_left:
+            return
+        if tree.size + plan.most_nodes > tree.capacity:
+            room = min(most_left, ROUNDS_KEPT) * plan.most_nodes
+            tree, beams, dropped = compacted(tree, [reader, *drafter.readers], beams, room)
+            since -= dropped
         with clock("draft"):
-            levels = draft(draft_reader, tree, beams, frontier, plan, gamma)
+            levels = drafter.draft(tree, beams, since, most_left, known)
         with clock("target"):
-            reading = reader.catch_up(tree, since=frontier)
-        frontier = tree.size
+            reading = reader.catch_up(tree, since)
+        since = tree.size
         with clock("verify"):
             beams, finished, accepted = verify(plan, reading, tree, levels, beams, finished)
         yield Round(tree, beams, finished, levels, accepted)
-        left = (ending.length - beams.depths).masked_fill(~is_open(beams, finished, ending), 0)
-        remaining = int(left.max())  # the only host sync of a round
 
 
 def compacted(tree: Tree, readers: list[Reader], beams: Beams, room: int) -> tuple[Tree, Beams, int]:
@@ -143,13 +129,13 @@ def beam_search(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    drafter: PreTrainedModel | None = None,
+    draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
     **settings: object,
 ) -> Result:
     """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
 
-    target, drafter: decoder-only models with the same vocabulary, in eval mode, on the device of the prompts.
+    target, draft: decoder-only models with the same vocabulary, in eval mode, on the device of the prompts.
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
     clock: sums the seconds of draft, target and verify. settings: those of `Settings`, which see; `width` is required.
 
@@ -158,9 +144,9 @@ def beam_search(
     """
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-    plan = Settings(**settings).plan(target, drafter, input_ids, attention_mask)
+    plan = Settings(**settings).plan(target, draft, input_ids, attention_mask)
     accepted = []
-    for done in rounds(target, input_ids, attention_mask, plan, drafter=drafter, clock=clock):
+    for done in rounds(target, input_ids, attention_mask, plan, draft=draft, clock=clock):
         accepted.append(done.accepted)
     return _result(done, plan.ending, torch.stack(accepted, -1))
 

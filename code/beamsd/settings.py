@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+from beamsd.drafters import Drafter, HybridDrafter, ModelDrafter, NoDrafter, TrieDrafter
 from beamsd.finished import Ending
 from beamsd.legal import Legal, OnTrie, OnVocabulary, constrained
+from beamsd.reader import Reader
 from beamsd.scoring import Sampled, Scoring, StochasticBeams, likelihood
 from beamsd.support import check_model
 from beamsd.trie import Trie
 from beamsd.verify import Relaxed, Strict, Verification
 
+DRAFTERS = ("model", "trie", "hybrid", "none")
 VERIFICATIONS = ("strict", "relaxed", "sample")
 
 
@@ -22,8 +24,12 @@ VERIFICATIONS = ("strict", "relaxed", "sample")
 class Settings:
     """The keywords of `beam_search`. Those that share a name with a `generate` flag mean the same.
 
-    width: K, beams kept and returned. draft_width: N >= K, beams drafted a level; None is 2 K. gamma: levels drafted a
-    round; 0 is plain beam search without a drafter.
+    width: K, beams kept and returned. drafter: who drafts: "model", the draft model, gamma levels a round (0 is plain
+    beam search); "trie", every legal continuation as deep as `nodes` allow, without a model; "hybrid", in the first
+    round the draft model for the second level and the trie below, later the trie; "none".
+    draft_width: N >= K, beams that the draft model drafts a level, or one number a level; None is 2 K. For "hybrid" one
+    number is that of the second level, under all first tokens; two are those of the first and second level.
+    nodes: at most so many are drafted a round by "trie" and "hybrid"; None is the larger of 256 and 4 K.
 
     trie: the legal sequences; None is any text. max_new_tokens: T; may be left out under a trie.
     eos_token_id: token or tokens that end a sequence. length_penalty: 0 leaves scores as sums of log-probabilities.
@@ -38,8 +44,10 @@ class Settings:
     """
 
     width: int
-    draft_width: int | None = None
+    drafter: str = "model"
+    draft_width: int | Sequence[int] | None = None
     gamma: int = 0
+    nodes: int | None = None
     trie: Trie | None = None
     max_new_tokens: int | None = None
     eos_token_id: int | Sequence[int] | None = None
@@ -52,31 +60,55 @@ class Settings:
     raw: bool = False
 
     def plan(
-        self, target: PreTrainedModel, drafter: PreTrainedModel | None, input_ids: Tensor, attention_mask: Tensor
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, attention_mask: Tensor
     ) -> "Plan":
         """What these settings come to for this batch. Raises ValueError for what does not fit together."""
         self._check_numbers()
         _check_prompts(input_ids, attention_mask)
         ending, trie = self._ending(input_ids)
-        self._check_vocabularies(target, drafter)
+        self._check_vocabularies(target, draft)
         tokens = input_ids.shape[1] + ending.length
-        for model in (target, drafter) if self.gamma else (target,):
+        for model in (target, draft) if self.uses_model else (target,):
             check_model(model, tokens)
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
         verification, draft_scoring = self._verification(legal, ending, input_ids)
+        if self.drafter in ("trie", "hybrid") and not (isinstance(legal, OnTrie) and self.verification != "relaxed"):
+            raise ValueError(
+                f"drafter={self.drafter!r} takes a trie, no logits processors, and verification='strict' or 'sample'"
+            )
         return Plan(
-            legal, ending, verification, draft_scoring, self.width, self.draft_width or 2 * self.width, self.gamma,
+            legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
             in_step=bool(self.logits_processor or self.stopping_criteria),
         )  # fmt: skip
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether a draft model is needed."""
+        return self.drafter == "hybrid" or (self.drafter == "model" and self.gamma > 0)
+
+    def _widths(self) -> tuple[int | None, ...]:
+        """Of each level that the draft model ranks; None is as many as there are."""
+        given = self.draft_width or 2 * self.width
+        given = (given,) if isinstance(given, int) else tuple(given)
+        if self.drafter == "hybrid":
+            return (None, *given) if len(given) == 1 else given[:2]
+        return (given + given[-1:] * self.gamma)[: self.gamma] if self.uses_model else ()
+
+    def _nodes(self) -> int:
+        return self.nodes or max(256, 4 * self.width)
 
     def _check_numbers(self) -> None:
         if self.width < 1 or self.gamma < 0:
             raise ValueError(f"width must be at least 1 and gamma at least 0, not {self.width} and {self.gamma}")
-        if self.gamma and self.draft_width is not None and self.draft_width < self.width:
+        if self.drafter not in DRAFTERS:
+            raise ValueError(f"drafter must be one of {', '.join(DRAFTERS)}, not {self.drafter!r}")
+        if self.uses_model and min(width or self.width for width in self._widths()) < self.width:
             raise ValueError(
                 f"draft_width={self.draft_width} is below width={self.width}: no level could ever be accepted; "
                 f"pass draft_width >= {self.width}"
             )
+        if self.nodes is not None and self.nodes < self.width:
+            raise ValueError(f"nodes={self.nodes} is below width={self.width}: pass nodes >= {self.width}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if self.early_stopping not in (True, False, "never"):
@@ -119,12 +151,13 @@ class Settings:
             processors = constrained(processors, trie, input_ids.shape[1], self.width)
         return OnVocabulary(processors, input_ids, group=self.width, raw=self.raw)
 
-    def _check_vocabularies(self, target: PreTrainedModel, drafter: PreTrainedModel | None) -> None:
-        if self.gamma and drafter is None:
-            raise ValueError(f"gamma={self.gamma} needs a drafter; pass drafter=, or gamma=0 for plain beam search")
+    def _check_vocabularies(self, target: PreTrainedModel, draft: PreTrainedModel | None) -> None:
+        if self.uses_model and draft is None:
+            which = f"gamma={self.gamma}" if self.drafter == "model" else f"drafter={self.drafter!r}"
+            raise ValueError(f"{which} needs a draft model; pass draft=, or drafter='none' for plain beam search")
         sizes = {"target": target.config.get_text_config().vocab_size}
-        if self.gamma:
-            sizes["drafter"] = drafter.config.get_text_config().vocab_size
+        if self.uses_model:
+            sizes["draft"] = draft.config.get_text_config().vocab_size
         for name, size in sizes.items():
             if self.trie is not None and self.trie.vocabulary_size > size:
                 raise ValueError(
@@ -132,11 +165,9 @@ class Settings:
                     f"{size - 1}: is it the trie of another tokenizer?"
                 )
         if len(set(sizes.values())) > 1:
-            raise ValueError(
-                f"target and drafter differ in vocabulary: {sizes['target']} and {sizes['drafter']} tokens"
-            )
+            raise ValueError(f"target and draft differ in vocabulary: {sizes['target']} and {sizes['draft']} tokens")
         most = self.width * sizes["target"]
-        if self.gamma and self.trie is None and (self.draft_width or 0) > most:
+        if self.uses_model and self.trie is None and max(self._widths()) > most:
             raise ValueError(f"draft_width={self.draft_width} exceeds the {most} continuations of {self.width} beams")
 
     def _verification(self, legal: Legal, ending: Ending, input_ids: Tensor) -> tuple[Verification, Scoring]:
@@ -176,18 +207,31 @@ class Plan:
     verification: Verification
     draft_scoring: Scoring
     width: int
-    draft_width: int
-    gamma: int
+    kind: str  # of drafter
+    widths: tuple[int | None, ...]  # of the levels that the draft model ranks
+    nodes: int  # that "trie" and "hybrid" draft a round, at most
     in_step: bool  # the rows of a batch stand at the same depth
 
-    @cached_property
-    def draft_legal(self) -> Legal:
-        return self.legal.for_draft(self.ending.eos)
+    def drafter(self, model: PreTrainedModel | None, capacity: int, longest: int) -> Drafter:
+        """One for a tree of `capacity`. longest: tokens of prompt and answer."""
+        legal = self.legal.for_draft(self.ending.eos)
+        below = TrieDrafter(legal, self.nodes)
+        if self.kind == "trie":
+            return below
+        if not self.widths:
+            return NoDrafter()
+        reader = Reader(model, capacity, longest)
+        if self.kind == "hybrid":
+            return HybridDrafter(reader, legal, self.draft_scoring, self.widths, below)
+        return ModelDrafter(reader, legal, self.draft_scoring, self.widths)
 
     @property
-    def drafted(self) -> int:
+    def most_nodes(self) -> int:
         """How many nodes a round adds at most."""
-        return self.gamma * self.draft_width + self.width
+        if self.kind in ("trie", "hybrid"):
+            drafted = self.nodes + sum(width or 0 for width in self.widths)
+            return max(drafted, self.legal.trie.fanout) + self.width
+        return sum(self.widths) + self.width
 
 
 def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> None:

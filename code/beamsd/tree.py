@@ -57,6 +57,10 @@ class Tree:
         self.size = end
         return nodes.expand(B, m)
 
+    def cut(self, size: int) -> None:
+        """Forget the nodes from slot `size` on, as long as no cache that goes on has read them."""
+        self.size = size
+
     def live(self, nodes: Tensor, below: int) -> Tensor:
         """Which slots (B, below) hold a node that `nodes` (B, m) still attend to; the others are dead."""
         sees = self.sees[..., :below]

@@ -151,6 +151,14 @@ class Trie:
             return children
         return torch.cat([children, torch.where(self.final[states], self.end, self.dead)[..., None]], -1)
 
+    def below(self, states: Tensor, levels: int) -> Tensor:
+        """How many prefixes (levels, ...) lie one, two, … levels below `states` (...), ends by EOS not counted."""
+        first, last, counts = states, states + 1, []
+        for _ in range(levels):  # the children of a run of states are a run
+            first, last = self.first_child[first], self.first_child[last]
+            counts.append(last - first)
+        return torch.stack(counts) if counts else states.new_zeros(0, *states.shape)
+
     def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The states (...) after one more token (...) each; `dead` where it is not legal."""
         children = self.children(states)

@@ -68,7 +68,7 @@ def test_alignment_loss_equals_a_loop_over_beams_and_positions(taught, model_cla
 def accepted(drafter, target, trie, samples):
     """Mean levels that strict verification accepts in the first round."""
     prompts = [torch.tensor([prompt]) for prompt in samples.prompts]
-    options = {"trie": trie, "width": 5, "drafter": drafter.eval(), "draft_width": 8, "gamma": 3}
+    options = {"trie": trie, "width": 5, "draft": drafter.eval(), "draft_width": 8, "gamma": 3}
     return sum(beam_search(target, prompt, **options).accepted[0, 0].item() for prompt in prompts) / len(prompts)
 
 

@@ -118,11 +118,11 @@ def relaxed(target, draft=None, width=1, draft_width=0, gamma=0):
 # Practice
 
 
-def search(n, sequences, drafter=OTHER_SEED, **options):
+def search(n, sequences, draft=OTHER_SEED, **options):
     """One request under the seeds 0 ... n - 1, and the lists of items it got, best first."""
     result = beam_search(
         model(TARGET_SEED), torch.tensor([PROMPT]).expand(n, -1), trie=Trie.from_sequences(sequences),
-        drafter=model(drafter), seeds=range(n), **options,
+        draft=model(draft), seeds=range(n), **options,
     )  # fmt: skip
     lists = zip(result.sequences.tolist(), result.lengths.tolist(), strict=True)
     return result, [tuple(tuple(s[:end]) for s, end in zip(*each, strict=True) if end) for each in lists]
@@ -148,10 +148,10 @@ def assert_drawn_from(expected, outcomes):
 
 @pytest.mark.parametrize("gamma", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("drafter", "width", "draft_width"),
+    ("draft", "width", "draft_width"),
     [(TARGET_SEED, 1, 3), (TARGET_SEED, 2, 2), (TARGET_SEED, 2, 5), (TARGET_SEED, 4, 6), (OTHER_SEED, 1, 1)],
 )
-def test_relaxed_is_sampling_without_replacement_from_the_target(drafter, width, draft_width, gamma):
+def test_relaxed_is_sampling_without_replacement_from_the_target(draft, width, draft_width, gamma):
     """With a draft equal to the target p/q is 1, so the first K draws are kept. Which of the N draws of the next level
     lie below these K is known draw by draw, so those that do are draws from the K beams' own continuations, and where
     they run out, the target draws from what is left.
@@ -161,10 +161,10 @@ def test_relaxed_is_sampling_without_replacement_from_the_target(drafter, width,
 
     Four beams are more than there are first codes."""
     options = dict(width=width, draft_width=draft_width, gamma=gamma)
-    result, lists = search(6000, EQUAL, drafter, verification="relaxed", **options)
+    result, lists = search(6000, EQUAL, draft, verification="relaxed", **options)
     expected = relaxed(probabilities(TARGET_SEED, tuple(EQUAL)), width=width)
     assert_drawn_from(expected, [frozenset(each) for each in lists])
-    if gamma and drafter == TARGET_SEED:
+    if gamma and draft == TARGET_SEED:
         assert (result.accepted[:, 0] >= 1).all(), "the first level is all draft"
 
 
@@ -187,7 +187,7 @@ def test_a_code_of_probability_999_in_1000_is_not_lost_94_times_in_100():
     certain.lm_head.weight.data.zero_()
     certain.lm_head.bias.data = torch.tensor([0.999] + [0.001 / 39] * 39).log()
     result = beam_search(
-        certain, torch.tensor([PROMPT]).expand(2000, -1), drafter=certain, width=1, draft_width=20, gamma=1,
+        certain, torch.tensor([PROMPT]).expand(2000, -1), draft=certain, width=1, draft_width=20, gamma=1,
         trie=Trie(torch.tensor([[code, 0] for code in range(40)])), verification="relaxed", seeds=range(2000),
     )  # fmt: skip
     assert (result.sequences[:, 0, 0] == 0).double().mean() == pytest.approx(0.999, abs=0.003)
@@ -240,10 +240,10 @@ def test_sample_equals_perturbing_every_sequence(gamma):
 
 
 def opposed(target):
-    """A drafter that likes best what the target likes least."""
-    drafter = deepcopy(target)
-    drafter.lm_head.weight.data *= -50
-    return drafter
+    """A draft that likes best what the target likes least."""
+    draft = deepcopy(target)
+    draft.lm_head.weight.data *= -50
+    return draft
 
 
 @pytest.mark.parametrize("gamma", [1, 2, 3])
@@ -252,14 +252,14 @@ def opposed(target):
 def test_sample_gives_the_same_list_whatever_the_draft(accepted, lengths, gamma):
     """The draft perturbs by the same noise, so that it can be right: the target itself is, throughout."""
     target = tiny_llama(1, 1)
-    drafters = {"never": opposed, "sometimes": lambda model: noisy_copy(model, 0.1), "always": lambda model: model}
+    drafts = {"never": opposed, "sometimes": lambda model: noisy_copy(model, 0.1), "always": lambda model: model}
     items = [item[: lengths[i % 2]] for i, item in enumerate(random_items(200).tolist())]
     ids, mask = random_prompts(30, 9)
     options = dict(trie=Trie.from_sequences(items), width=3, verification="sample", seeds=range(30))
     if lengths == (2, 4):
         options["eos_token_id"] = EOS
     own = beam_search(target, ids, mask, **options)
-    result = beam_search(target, ids, mask, drafter=drafters[accepted](target), draft_width=3, gamma=gamma, **options)
+    result = beam_search(target, ids, mask, draft=drafts[accepted](target), draft_width=3, gamma=gamma, **options)
     assert torch.equal(result.sequences, own.sequences)
     assert torch.equal(result.lengths, own.lengths)
     for name in ("scores", "log_probs"):
@@ -284,7 +284,7 @@ def test_a_request_and_its_seed_give_the_same_list_in_any_batch(verification, ga
     seeds = torch.arange(40) * 1000 - 7
     seeds[30:] = seeds[20:30]
     options = dict(
-        trie=Trie(random_items(100)), width=2, drafter=tiny_llama(7, 1), draft_width=4, gamma=gamma,
+        trie=Trie(random_items(100)), width=2, draft=tiny_llama(7, 1), draft_width=4, gamma=gamma,
         verification=verification,
     )  # fmt: skip
     batch = beam_search(target, ids, mask, seeds=seeds.tolist(), **options)

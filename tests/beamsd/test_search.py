@@ -52,11 +52,11 @@ def assert_lists_equal(result, lists):
 )
 def test_equals_brute_force(gamma, attention, draft_seed, draft_width):
     items, (ids, mask) = random_items(200), random_prompts(3, 9)
-    target, drafter = tiny_llama(1, 2), tiny_llama(draft_seed, 2 if draft_seed == 1 else 1)
-    for model in (target, drafter):
+    target, draft = tiny_llama(1, 2), tiny_llama(draft_seed, 2 if draft_seed == 1 else 1)
+    for model in (target, draft):
         model.set_attn_implementation(attention)
     result = beam_search(
-        target, ids, mask, trie=Trie(items), width=5, drafter=drafter, draft_width=draft_width, gamma=gamma
+        target, ids, mask, trie=Trie(items), width=5, draft=draft, draft_width=draft_width, gamma=gamma
     )
     with torch.no_grad():
         assert_lists_equal(result, brute_force(target, items, ids, mask, 5))
@@ -66,7 +66,7 @@ def test_a_drafter_equal_to_the_target_is_accepted_throughout():
     """Only at draft width = width: a wider draft may keep children of beams that the target would have dropped."""
     items, (ids, mask) = random_items(200), random_prompts(3, 9)
     target = tiny_llama(1, 2)
-    result = beam_search(target, ids, mask, trie=Trie(items), width=5, drafter=target, draft_width=5, gamma=3)
+    result = beam_search(target, ids, mask, trie=Trie(items), width=5, draft=target, draft_width=5, gamma=3)
     assert result.accepted.tolist() == [[3]] * 3
 
 
@@ -92,9 +92,9 @@ GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(
 def test_equals_generate(width, gamma, device):
     """Also where K exceeds the first codes (8) and the prompt (4)."""
     items, (ids, mask) = random_items(400), (tensor.to(device) for tensor in random_prompts(2, 4))
-    target, drafter = tiny_llama(1, 2).to(device), tiny_llama(7, 1).to(device)
+    target, draft = tiny_llama(1, 2).to(device), tiny_llama(7, 1).to(device)
     expected = generate(target, items, ids, mask, width)
-    result = beam_search(target, ids, mask, trie=Trie(items), width=width, drafter=drafter, draft_width=50, gamma=gamma)
+    result = beam_search(target, ids, mask, trie=Trie(items), width=width, draft=draft, draft_width=50, gamma=gamma)
     assert result.sequences.flatten(0, 1).tolist() == expected.sequences[:, ids.shape[1] :].tolist()
     if width > 1:  # one beam is greedy search there, which gives no score
         torch.testing.assert_close(result.scores.flatten() / LENGTH, expected.sequences_scores, atol=1e-4, rtol=1e-4)
@@ -108,7 +108,7 @@ def test_equals_generate_for_other_decoder_only_models(architecture):
     expected = generate(target, items, ids, mask, 5)
     for gamma in (0, 3):
         result = beam_search(
-            target, ids, mask, trie=Trie(items), width=5, drafter=noisy_copy(target, 0.1), draft_width=12,
+            target, ids, mask, trie=Trie(items), width=5, draft=noisy_copy(target, 0.1), draft_width=12,
             gamma=gamma,
         )  # fmt: skip
         assert result.sequences.flatten(0, 1).tolist() == expected.sequences[:, 9:].tolist()
@@ -129,8 +129,8 @@ def test_a_sliding_window_is_refused_by_name_where_prompt_and_answer_exceed_it()
 @pytest.mark.parametrize("gamma", [0, 1, 3])
 def test_fewer_legal_items_than_beams_are_all_returned_and_counted(gamma):
     items, (ids, mask) = random_items(3), random_prompts(2, 6)
-    target, drafter = tiny_llama(1, 2), tiny_llama(7, 1)
-    result = beam_search(target, ids, mask, trie=Trie(items), width=10, drafter=drafter, draft_width=12, gamma=gamma)
+    target, draft = tiny_llama(1, 2), tiny_llama(7, 1)
+    result = beam_search(target, ids, mask, trie=Trie(items), width=10, draft=draft, draft_width=12, gamma=gamma)
     assert result.found.tolist() == [len(items)] * 2
     with torch.no_grad():
         assert_lists_equal(result, brute_force(target, items, ids, mask, 10))
@@ -143,8 +143,8 @@ def test_fewer_legal_items_than_beams_are_all_returned_and_counted(gamma):
 def test_a_batch_gives_what_single_requests_give(gamma):
     items, (ids, mask) = random_items(300), random_prompts(4, 12)
     target = tiny_llama(1, 2)
-    drafter = noisy_copy(target, 0.2)
-    options = dict(trie=Trie(items), width=3, drafter=drafter, draft_width=24, gamma=gamma)
+    draft = noisy_copy(target, 0.2)
+    options = dict(trie=Trie(items), width=3, draft=draft, draft_width=24, gamma=gamma)
     batch = beam_search(target, ids, mask, **options)
     assert batch.target_calls.unique().numel() > 1 or gamma < 3, "the rows should accept different depths"
     for row in range(4):
@@ -160,9 +160,9 @@ def test_other_precisions_run_and_stay_in_the_catalogue(dtype):
     items, (ids, mask) = random_items(200), random_prompts(3, 9)
     target = tiny_llama(1, 2)
     options = {"trie": Trie(items), "width": 5, "draft_width": 12, "gamma": 2}
-    exact = beam_search(target, ids, mask, drafter=target, **options)
+    exact = beam_search(target, ids, mask, draft=target, **options)
     target.to(dtype)
-    result = beam_search(target, ids, mask, drafter=target, **options)
+    result = beam_search(target, ids, mask, draft=target, **options)
     legal = set(map(tuple, items.tolist()))
     lists = [[set(map(tuple, row.tolist())) for row in found.sequences] for found in (exact, result)]
     assert all(len(row) == 5 and row <= legal for row in lists[1])
@@ -173,7 +173,7 @@ def test_other_precisions_run_and_stay_in_the_catalogue(dtype):
 def test_clock_sums_every_part_and_changes_nothing():
     items, (ids, mask) = random_items(100), random_prompts(2, 6)
     target, clock = tiny_llama(1, 2), Clock()
-    options = dict(trie=Trie(items), width=5, drafter=target, draft_width=5, gamma=1)
+    options = dict(trie=Trie(items), width=5, draft=target, draft_width=5, gamma=1)
     timed = beam_search(target, ids, mask, clock=clock, **options)
     assert torch.equal(timed.sequences, beam_search(target, ids, mask, **options).sequences)
     seconds = clock.seconds()
@@ -184,17 +184,17 @@ def test_clock_sums_every_part_and_changes_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(drafter=None), "needs a drafter"),
+        (dict(draft=None), "needs a draft model"),
         (dict(draft_width=4), "below width=5"),
         (dict(width=0), "at least 1"),
         (dict(attention_mask=torch.tensor([[1, 1, 0]])), "left-padded"),
         (dict(attention_mask=torch.ones(1, 2)), r"\(B, P\)"),
         (dict(trie=Trie(torch.tensor([[5, 99]]))), "another tokenizer"),
-        (dict(drafter=tiny_llama(1, 1, vocabulary=41)), "differ in vocabulary"),
+        (dict(draft=tiny_llama(1, 1, vocabulary=41)), "differ in vocabulary"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
     target = tiny_llama(1, 1)
-    options = dict(attention_mask=None, trie=Trie(random_items(9)), width=5, drafter=target, draft_width=5, gamma=2)
+    options = dict(attention_mask=None, trie=Trie(random_items(9)), width=5, draft=target, draft_width=5, gamma=2)
     with pytest.raises(ValueError, match=message):
         beam_search(target, torch.tensor([[5, 6, 7]]), **(options | change))
