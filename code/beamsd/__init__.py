@@ -1,5 +1,6 @@
 """BeamSD: exact, batched speculative beam search for decoder-only models of transformers."""
 
+from beamsd.auto import Auto
 from beamsd.clock import Clock
 from beamsd.generation import (
     SpeculativeOutput,
@@ -15,6 +16,7 @@ from beamsd.tree import Tree
 from beamsd.trie import Trie
 
 __all__ = [
+    "Auto",
     "Clock",
     "Result",
     "Round",

@@ -19,7 +19,8 @@ from beamsd.verify import Level
 
 
 class Drafter(Protocol):
-    readers: tuple[Reader, ...]  # that read the tree in later rounds too
+    readers: tuple[Reader, ...]  # of draft models
+    follows: bool  # whether they read on in later rounds
 
     def wants(self, beams: Beams, left: Tensor) -> Tensor:
         """What `draft` must know of the rows: (m, B) long, of which the host reads the largest of the rows.
@@ -37,7 +38,8 @@ class Drafter(Protocol):
 class NoDrafter:
     """Nothing is drafted: gamma 0, plain beam search."""
 
-    readers = ()
+    readers: tuple[Reader, ...] = ()
+    follows = False
 
     def wants(self, beams: Beams, left: Tensor) -> Tensor:
         return left.new_zeros(0, len(left))
@@ -50,19 +52,16 @@ class NoDrafter:
 class ModelDrafter(NoDrafter):
     """The draft model's own beam search, a forward a level (AtSpeed, Algorithm 1)."""
 
-    reader: Reader
     legal: Legal
     scoring: Scoring
     widths: tuple[int, ...]  # N of each level, so gamma numbers
-
-    @property
-    def readers(self) -> tuple[Reader, ...]:
-        return (self.reader,)
+    readers: tuple[Reader, ...]  # one
+    follows = True
 
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
         levels = []
         for width in self.widths[: left - 1]:
-            reading = self.reader.catch_up(tree, since)
+            reading = self.readers[0].catch_up(tree, since)
             since = tree.size
             grown = beams.step(self.legal.options(reading, beams, width), self.scoring, width)
             levels.append(_hung(tree, grown, grown.nodes, beams, reading))
@@ -108,17 +107,17 @@ class HybridDrafter(NoDrafter):
     """In the first round the draft model ranks the second level, in one forward over the prompt and all first tokens;
     the trie supplies what lies below, and all that is drafted in later rounds."""
 
-    reader: Reader
     legal: OnTrie
     scoring: Scoring
     widths: tuple[int | None, int]  # of the first level, None for all there is, and of the second
     below: TrieDrafter
+    readers: tuple[Reader, ...]  # one
 
     def wants(self, beams: Beams, left: Tensor) -> Tensor:
         return self.below.wants(beams, left)
 
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
-        if self.reader.read or left < 3:
+        if self.readers[0].read or left < 3:
             return self.below.draft(tree, beams, since, left, known)
         levels = self._ranked(tree, beams, since, known[0])
         room = self.below.nodes - sum(level.parents.shape[1] for level in levels)
@@ -131,7 +130,7 @@ class HybridDrafter(NoDrafter):
     def _ranked(self, tree: Tree, beams: Beams, since: int, n_first: int) -> list[Level]:
         """The first two levels, best first. n_first: first tokens that are legal."""
         every = self.below.level(tree, beams, n_first).beams
-        reading = self.reader.catch_up(tree, since)
+        reading = self.readers[0].catch_up(tree, since)
         first_width, width = min(self.widths[0] or n_first, n_first), self.widths[1]
         first = beams.step(self.legal.options(reading, beams, first_width), self.scoring, first_width)
         scout = (first.states[..., None] == every.states[:, None]).int().argmax(-1)

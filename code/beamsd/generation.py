@@ -6,6 +6,7 @@ Nothing here decodes: it reads a GenerationConfig, calls the search, and gives i
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from types import MethodType
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import EosTokenCriteria, GenerateBeamDecoderOnlyOutput, MaxLengthCriteria
 
+from beamsd.auto import Auto
 from beamsd.clock import Clock
 from beamsd.search import Result, Timer, beam_search
 from beamsd.support import check_model
@@ -48,10 +50,13 @@ class SpeculativeOutput(GenerateBeamDecoderOnlyOutput):
 class speculate:
     """Speculative beam search as `model.generate(…, custom_generate=speculate(draft))`.
 
-    draft: a smaller model with the same vocabulary; None is plain beam search with tree attention (gamma 0).
+    draft: a smaller model with the same vocabulary, or None. drafter: who drafts, the "model", the "trie", both as
+    "hybrid", or "none" (plain beam search with tree attention, gamma 0); "auto" measures which takes the least time
+    (see `Auto`, and `report()`), and without a draft model it leaves "trie" and "none".
     trie: the legal sequences; without one, whatever `generate` would allow. Sequences end as in `generate`: after
     max_new_tokens, or with EOS, which is a legal token where a sequence of the trie ends.
-    draft_width: N, beams drafted a level, at least num_beams; None is twice num_beams. gamma: levels drafted a round.
+    draft_width: N, beams that the draft model drafts a level, at least num_beams; None is twice num_beams.
+    gamma: levels that it drafts a round. nodes: what "trie" and "hybrid" draft a round at most. See `Settings`.
     verification: "strict" gives what `generate` gives without; "relaxed" and "sample" draw at random and take `seeds`,
     one integer a request (see `Settings`). clock: sums the seconds of draft, target and verify.
 
@@ -60,11 +65,22 @@ class speculate:
 
     draft: PreTrainedModel | None
     trie: Trie | None = None
-    draft_width: int | None = None
+    drafter: str = "auto"
+    draft_width: int | Sequence[int] | None = None
     gamma: int = 3
+    nodes: int | None = None
     verification: str = "strict"
     seeds: Sequence[int] | None = None
     clock: Timer | None = None
+
+    @cached_property
+    def auto(self) -> Auto:
+        """What has been learnt from the requests so far."""
+        return Auto(self.draft_width, self.gamma, self.nodes)
+
+    def report(self) -> str:
+        """What drafter="auto" chose, and why."""
+        return self.auto.report()
 
     def __call__(
         self,
@@ -85,15 +101,16 @@ class speculate:
         greedy = K == 1 and self.verification == "strict"  # it stops at the first EOS and hands out logits
         sampled = self.verification == "sample"
         own_criteria = any(not isinstance(c, EosTokenCriteria | MaxLengthCriteria) for c in stopping_criteria)
-        result = beam_search(
+        search = self.auto.beam_search if self.drafter == "auto" else partial(
+            beam_search, drafter=self.drafter, draft_width=self.draft_width, gamma=self.gamma, nodes=self.nodes
+        )  # fmt: skip
+        result = search(
             model,
             prompts.to(model.device),
             mask.to(model.device),
             draft=self.draft,
             clock=self.clock,
             width=K,
-            draft_width=self.draft_width,
-            gamma=self.gamma if self.draft is not None else 0,
             trie=self.trie,
             max_new_tokens=generation_config.max_length - input_ids.shape[1],
             eos_token_id=generation_config.eos_token_id,
@@ -121,7 +138,7 @@ def replace_beam_search_with_TreeAttn(model: PreTrainedModel) -> PreTrainedModel
         config = deepcopy(kwargs.get("generation_config") or self.generation_config)
         config.update(**{name: value for name, value in kwargs.items() if name != "generation_config"})
         if "custom_generate" not in kwargs and config.get_generation_mode(kwargs.get("assistant_model")) == BEAM_SEARCH:
-            kwargs["custom_generate"] = speculate(None)
+            kwargs["custom_generate"] = speculate(None, drafter="none")
         return type(self).generate(self, *args, **kwargs)
 
     model.generate = MethodType(generate, model)
@@ -142,7 +159,7 @@ def beam_search_by_TreeAttn(
     """
     sizes = {"max_new_tokens": max_new_tokens, "num_beams": beam_size}
     options |= {name: size for name, size in sizes.items() if size is not None}
-    return _generate(model, None, inputs, options)
+    return _generate(model, None, inputs, {"drafter": "none", **options})
 
 
 def beam_search_by_SD(
@@ -158,7 +175,7 @@ def beam_search_by_SD(
     options: any of `generate`, and `trie`, `verification`, `seeds`, `clock` of `speculate`.
     """
     sizes = draft_model.generation_config
-    options = {"draft_width": sizes.num_beams, "gamma": sizes.max_new_tokens, **options}
+    options = {"drafter": "model", "draft_width": sizes.num_beams, "gamma": sizes.max_new_tokens, **options}
     return _generate(target_model, draft_model, inputs, {k: v for k, v in options.items() if v is not None})
 
 

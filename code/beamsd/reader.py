@@ -75,6 +75,7 @@ class Reader:
         self.layers = [TreeLayer(capacity) for _ in DynamicCache(config=model.config).layers]
         self.cache = Cache(layers=self.layers)
         self.read = 0
+        self.forwards: list[int] = []  # how many tokens a row each of them read
 
     def catch_up(self, tree: Tree, since: int) -> Reading:
         """Read every node that was missed; returns what the model says after the nodes from slot `since` on."""
@@ -92,6 +93,7 @@ class Reader:
         else:
             kept = {"logits_to_keep": tree.size - since} if "logits_to_keep" in takes(self.model) else {}
             states, head = self.model(**inputs, **kept).logits, nn.Identity()
+        self.forwards.append(tree.size - self.read)
         self.read = tree.size
         if self.layers[0].read != self.read:
             raise RuntimeError(

@@ -42,6 +42,8 @@ class Result:
     log_probs: Tensor  # (B, K) float32, cumulative log-probability
     ranks: Tensor  # (B, K, T) long, which of the K beams of the step before every token continued; -1 after the end
     accepted: Tensor  # (B, R) long, drafted levels accepted in each round; -1 in rounds after the request was finished
+    target_tokens: tuple[int, ...]  # read by each forward of the target, a row, the prompt included
+    draft_tokens: tuple[int, ...]  # the same of the draft model
 
     @property
     def target_calls(self) -> Tensor:
@@ -63,6 +65,8 @@ class Round:
     finished: Finished | None  # None where no sequence can end before its last token
     levels: list[Level]  # what was drafted
     accepted: Tensor  # (B,) long, drafted levels accepted; -1 where the request was finished before
+    target_tokens: tuple[int, ...]  # read by each forward of the target so far, a row
+    draft_tokens: tuple[int, ...]  # the same of the draft model
 
 
 def rounds(
@@ -92,7 +96,7 @@ def rounds(
             return
         if tree.size + plan.most_nodes > tree.capacity:
             room = min(most_left, ROUNDS_KEPT) * plan.most_nodes
-            tree, beams, dropped = compacted(tree, [reader, *drafter.readers], beams, room)
+            tree, beams, dropped = compacted(tree, [reader, *drafter.readers * drafter.follows], beams, room)
             since -= dropped
         with clock("draft"):
             levels = drafter.draft(tree, beams, since, most_left, known)
@@ -101,7 +105,8 @@ def rounds(
         since = tree.size
         with clock("verify"):
             beams, finished, accepted = verify(plan, reading, tree, levels, beams, finished)
-        yield Round(tree, beams, finished, levels, accepted)
+        drafted = tuple(each for reader in drafter.readers for each in reader.forwards)
+        yield Round(tree, beams, finished, levels, accepted, tuple(reader.forwards), drafted)
 
 
 def compacted(tree: Tree, readers: list[Reader], beams: Beams, room: int) -> tuple[Tree, Beams, int]:
@@ -162,5 +167,5 @@ def _result(last: Round, ending: Ending, accepted: Tensor) -> Result:
     ranks = beams.ranks.where(legal[..., None], -1)
     return Result(
         beams.sequences.where(ranks >= 0, 0), (ranks >= 0).sum(-1), scores.where(legal, -torch.inf),
-        beams.log_probs.where(legal, -torch.inf), ranks, accepted,
+        beams.log_probs.where(legal, -torch.inf), ranks, accepted, last.target_tokens, last.draft_tokens,
     )  # fmt: skip

@@ -220,10 +220,10 @@ class Plan:
             return below
         if not self.widths:
             return NoDrafter()
-        reader = Reader(model, capacity, longest)
+        readers = (Reader(model, capacity, longest),)
         if self.kind == "hybrid":
-            return HybridDrafter(reader, legal, self.draft_scoring, self.widths, below)
-        return ModelDrafter(reader, legal, self.draft_scoring, self.widths)
+            return HybridDrafter(legal, self.draft_scoring, self.widths, below, readers)
+        return ModelDrafter(legal, self.draft_scoring, self.widths, readers)
 
     @property
     def most_nodes(self) -> int:

@@ -73,6 +73,7 @@ class Case:
     width: int
     draft_width: int
     gamma: int
+    drafter: str
     flags: dict
     sequences: list | None  # the legal ones
     constraint: str  # "trie", "function" or "none"
@@ -142,18 +143,23 @@ def cases(draw):
     # With early_stopping, junk in a list can end a search under a trie; all of the list shows whether there was any.
     whole = constraint == "trie" and flags.get("early_stopping") is True
     flags["num_return_sequences"] = width if whole else draw(st.integers(1, width))
+    processed = False
     for name, values in {
         "min_new_tokens": (1, 3), "repetition_penalty": (1.3,), "no_repeat_ngram_size": (2,),
         "suppress_tokens": ([3, 4],), "bad_words_ids": ([[7], [9, 10]],),
     }.items():  # fmt: skip
         if draw(st.integers(0, 5)) == 0:
-            flags[name] = pick(*values)
+            flags[name], processed = pick(*values), True
     extra = pick("none", "none", "processor", "criterion")
     # One beam that ends without an EOS token is not ended by `generate` while others of the batch go on.
     assume(width > 1 or extra != "criterion" or flags["eos_token_id"] is not None)
+    drafters = ["model", "model", "none", "auto"]
+    if constraint == "trie" and not processed and extra != "processor":
+        drafters += ["trie", "hybrid"] * 2
     return Case(
         architecture, pick("sdpa", "eager"), pick(0, 0.03, 0.1, 3), random_prompts(pick(1, 2, 4), pick(1, 4, 9)), width,
-        min(width + pick(0, 4, 20), VOCABULARY * width), pick(0, 1, 2, 3, 6), flags, sequences, constraint, extra,
+        min(width + pick(0, 4, 20), VOCABULARY * width), pick(0, 1, 2, 3, 6), pick(*drafters), flags, sequences,
+        constraint, extra,
     )  # fmt: skip
 
 
@@ -186,7 +192,7 @@ def test_equals_generate_whatever_it_is_asked(case):
     target, draft = case.models()
     expected = target.generate(**case.arguments(ours=False))
     decode = speculate(
-        draft if case.gamma else None, trie=Trie.from_sequences(case.sequences) if case.constraint == "trie" else None,
+        draft, trie=Trie.from_sequences(case.sequences) if case.constraint == "trie" else None, drafter=case.drafter,
         draft_width=case.draft_width, gamma=case.gamma,
     )  # fmt: skip
     output = target.generate(**case.arguments(ours=True), custom_generate=decode)
@@ -212,7 +218,7 @@ def ask(**flags):
 @pytest.mark.parametrize("gamma", [0, 1, 3])
 def test_a_batch_gives_what_single_requests_give(gamma):
     target = tiny_llama(1, 2)
-    decode = speculate(noisy_copy(target, 0.05), draft_width=8, gamma=gamma)
+    decode = speculate(noisy_copy(target, 0.05), drafter="model", draft_width=8, gamma=gamma)
     batch = target.generate(**ask(), custom_generate=decode)
     assert batch.target_calls.unique().numel() > 1, "the rows should end in different rounds"
     for row in range(3):
@@ -237,7 +243,7 @@ def test_long_texts_equal_generate_and_drop_their_dead_nodes(gamma, noise, monke
     target = tiny_llama(1, 2)
     request = ask(max_new_tokens=100, eos_token_id=2, min_new_tokens=90)
     expected = target.generate(**request)
-    decode = speculate(noisy_copy(target, noise) if gamma else None, draft_width=6, gamma=gamma)
+    decode = speculate(noisy_copy(target, noise), drafter="model", draft_width=6, gamma=gamma)
     output = target.generate(**request, custom_generate=decode)
     assert torch.equal(output.sequences, expected.sequences)
     assert torch.equal(output.beam_indices, expected.beam_indices)
@@ -248,7 +254,9 @@ def test_long_texts_equal_generate_and_drop_their_dead_nodes(gamma, noise, monke
 
 def test_a_draft_equal_to_the_target_writes_free_text_in_a_quarter_of_the_calls():
     target = tiny_llama(1, 2)
-    output = target.generate(**ask(eos_token_id=None), custom_generate=speculate(target, draft_width=4, gamma=3))
+    output = target.generate(
+        **ask(eos_token_id=None), custom_generate=speculate(target, drafter="model", draft_width=4)
+    )
     assert output.accepted.tolist() == [[3, 3, 3]] * 3
     assert output.target_calls.tolist() == [3] * 3
 
@@ -262,7 +270,9 @@ def test_the_draft_never_asks_prefix_allowed_tokens_fn_for_an_illegal_prefix():
         prefix_allowed_tokens_fn=lambda row, sequence: sorted(catalogues[row][tuple(sequence[9:].tolist())]),
     )  # fmt: skip
     expected = target.generate(**request)
-    output = target.generate(**request, custom_generate=speculate(noisy_copy(target, 0.1), draft_width=30))
+    output = target.generate(
+        **request, custom_generate=speculate(noisy_copy(target, 0.1), drafter="model", draft_width=30)
+    )
     assert torch.equal(output.sequences, expected.sequences)
     assert (output.accepted > 0).any(), "the draft should know of the constraint"
 
@@ -289,7 +299,7 @@ def test_half_precision_writes_much_the_same(dtype):
     target = tiny_llama(1, 2).to(dtype)
     texts = [
         {tuple(s) for s in target.generate(**ask(max_new_tokens=4), **how).sequences.tolist()}
-        for how in ({}, {"custom_generate": speculate(noisy_copy(target, 0.05))})
+        for how in ({}, {"custom_generate": speculate(noisy_copy(target, 0.05), drafter="model")})
     ]
     assert len(texts[0] & texts[1]) >= 8, "of twelve"
 
@@ -429,4 +439,4 @@ TRIE = Trie.from_sequences([[9], [9, 10], [11, 12]])
 def test_what_does_not_fit_is_refused(how, flags, message):
     target = tiny_llama(1, 2)
     with pytest.raises(ValueError, match=message):
-        target.generate(**ask(**flags), custom_generate=speculate(**({"draft": target} | how)))
+        target.generate(**ask(**flags), custom_generate=speculate(**({"draft": target, "drafter": "model"} | how)))

@@ -1,0 +1,249 @@
+"""The drafter that costs least, chosen by what forwards cost on this machine and how often each drafter was right.
+
+A request's time is taken for the sum of its forwards, and a forward's for a function of the tokens it reads, measured
+once a model. What the forwards of each drafter read, and so how often it was right, is remembered from the requests
+that it drafted; so is how far the sum was off from the clock.
+"""
+
+import time
+from bisect import bisect
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from beamsd.reader import Reader
+from beamsd.search import Result, Timer, beam_search
+from beamsd.tree import Tree
+from beamsd.trie import Trie
+
+SIZES = (1, 16, 64, 256)  # tokens of the forwards that are timed; beyond, time is taken to be linear
+TRIES = 4  # requests before a drafter is judged; the first is not timed, since memory is fetched and kernels load
+MEMORY = 32  # requests remembered of each drafter
+AGAIN = 50  # one request in so many goes to a drafter that may have been misjudged, ...
+CLOSE = 1.3  # ... if its time is within this factor of the best
+MARGIN = 0.97  # of the time of plain beam search: what drafting must promise to be chosen
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings that say who drafts."""
+
+    drafter: str
+    gamma: int = 0
+    draft_width: tuple[int, ...] | None = None
+    nodes: int | None = None
+
+    def __str__(self) -> str:
+        """For `report`."""
+        widths = "" if self.draft_width is None else f", N {' '.join(map(str, self.draft_width))}"
+        return self.drafter + (f", gamma {self.gamma}" if self.gamma else "") + widths
+
+
+PLAIN = Choice("none")
+
+
+@dataclass(frozen=True)
+class Forwards:
+    """What the forwards of one request read, in tokens a row, the prompt not counted."""
+
+    target: tuple[int, ...]
+    draft: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds of a forward by the tokens it reads: linear between the `SIZES` that were measured, and beyond."""
+
+    seconds: tuple[float, ...]
+
+    @classmethod
+    @torch.inference_mode()
+    def measure(cls, model: PreTrainedModel) -> "Curve":
+        seconds = [0.0]
+        for size in SIZES:
+            ids = torch.arange(size, device=model.device)[None] % model.config.get_text_config().vocab_size
+            tree, times = Tree.trunk(ids, torch.ones_like(ids), size), []
+            for _ in range(3):
+                start = time.perf_counter()
+                reading = Reader(model, size, longest=min(size, 64)).catch_up(tree, size - 1)
+                reading.states.flatten()[0].item()  # the device is done
+                times.append(time.perf_counter() - start)
+            seconds.append(max(min(times), seconds[-1]))
+        return cls(tuple(seconds[1:]))
+
+    def __call__(self, tokens: float) -> float:
+        at = min(max(bisect(SIZES, tokens), 1), len(SIZES) - 1)
+        (x0, x1), (y0, y1) = SIZES[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
+        return y0 + (y1 - y0) * (tokens - x0) / (x1 - x0)
+
+
+@dataclass
+class Ledger:
+    """What is remembered of one choice."""
+
+    tries: int = 0
+    forwards: deque[Forwards] = field(default_factory=lambda: deque(maxlen=MEMORY))
+    off: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))  # seconds by the clock / by the curves
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Batches that are alike: B requests of K beams and at most T tokens."""
+
+    batch: int
+    width: int
+    length: int
+
+
+class Auto:
+    """Decodes each batch with the drafter that promises the least time, plain beam search among them.
+
+    It starts by giving every drafter a few requests, unless even its best case is slower than another's average.
+    The lists never depend on it, nor the draws of verification="sample"; "relaxed" always takes the draft model.
+    """
+
+    def __init__(self, draft_width: int | Sequence[int] | None = None, gamma: int = 3, nodes: int | None = None):
+        """draft_width, gamma: of the draft model's own beam search, one of the choices. nodes: as in `Settings`."""
+        self.given = Choice("model", gamma, draft_width if draft_width is None else _tuple(draft_width), nodes)
+        self._curves: WeakKeyDictionary[PreTrainedModel, Curve] = WeakKeyDictionary()
+        self._ledgers: dict[Requests, dict[Choice, Ledger]] = {}
+
+    def beam_search(
+        self, target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *,
+        draft: PreTrainedModel | None = None, clock: Timer | None = None, **settings: object,
+    ) -> Result:  # fmt: skip
+        """As `beamsd.beam_search`, whose settings it takes, but for those that say who drafts."""
+        B, P = input_ids.shape
+        length = settings.get("max_new_tokens") or settings["trie"].length
+        requests = Requests(B, settings["width"], length)
+        choice = self._choose(requests, P, target, draft, settings)
+        start = time.perf_counter()
+        result = beam_search(target, input_ids, attention_mask, draft=draft, clock=clock, **settings, **vars(choice))
+        seconds = time.perf_counter() - start
+        ledger = self._ledgers[requests][choice]
+        forwards = Forwards(_without(result.target_tokens, P), _without(result.draft_tokens, P))
+        ledger.forwards.append(forwards)
+        ledger.tries += 1
+        if ledger.tries > 1:
+            ledger.off.append(seconds / self._seconds(forwards, B, P, target, draft))
+        return result
+
+    def _choose(
+        self, requests: Requests, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None, settings: dict
+    ) -> Choice:
+        if requests not in self._ledgers:
+            self._ledgers[requests] = {choice: Ledger() for choice in self._choices(requests, draft, settings)}
+        ledgers = self._ledgers[requests]
+        if len(ledgers) == 1:
+            return next(iter(ledgers))
+        for model in filter(None, (target, draft)):
+            if model not in self._curves:
+                self._curves[model] = Curve.measure(model)
+
+        def seconds(forwards: Forwards) -> float:
+            return self._seconds(forwards, requests.batch, prompt, target, draft)
+
+        promise = {choice: _promise(ledger, seconds) for choice, ledger in ledgers.items() if ledger.tries >= TRIES}
+        unknown = {
+            choice: seconds(_best_case(choice, requests, settings.get("trie")))
+            for choice, ledger in ledgers.items() if ledger.tries < TRIES
+        }  # fmt: skip
+        # Plain beam search is first judged, since all others are judged against it.
+        if PLAIN in unknown:
+            return PLAIN
+        scale = median(ledgers[PLAIN].off)
+        hopeful = [choice for choice, least in unknown.items() if least * scale < min(promise.values())]
+        if hopeful:
+            return min(hopeful, key=unknown.get)
+        best = min(promise, key=promise.get)
+        if promise[best] > MARGIN * promise[PLAIN]:
+            best = PLAIN
+        if sum(ledger.tries for ledger in ledgers.values()) % AGAIN == 0:
+            close = [choice for choice in promise if choice != best and promise[choice] < CLOSE * promise[best]]
+            best = min(close, key=lambda choice: ledgers[choice].tries, default=best)
+        return best
+
+    def _choices(self, requests: Requests, draft: PreTrainedModel | None, settings: dict) -> list[Choice]:
+        given, K = self.given, requests.width
+        model = [given] if draft is not None and given.gamma else []
+        if settings.get("verification") == "relaxed":
+            return model or [PLAIN]
+        if settings.get("trie") is None or settings.get("logits_processor"):
+            return [PLAIN, *model]
+        choices = [PLAIN, Choice("trie", nodes=given.nodes), *model]
+        if draft is not None and requests.length > 2:
+            widest = max(given.draft_width or (2 * K,))
+            for width in sorted({widest, 5 * K}):
+                choices.append(Choice("hybrid", draft_width=(width,), nodes=given.nodes))
+            first = 2 * K
+            choices.append(Choice("hybrid", draft_width=(first, widest), nodes=given.nodes))
+        return choices
+
+    def _seconds(
+        self, forwards: Forwards, batch: int, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None
+    ) -> float:
+        """What the curves say of a batch's forwards. The first of either model reads the prompt too."""
+        seconds = 0.0
+        for model, tokens in ((target, forwards.target), (draft, forwards.draft)):
+            for i, each in enumerate(tokens):
+                seconds += self._curves[model](batch * (each + prompt * (i == 0)))
+        return seconds
+
+    def report(self) -> str:
+        """What was chosen for which requests, and why: a Markdown table for each kind of request."""
+        lines = []
+        for requests, ledgers in self._ledgers.items():
+            lines += [
+                f"\nbatch {requests.batch}, K {requests.width}, {requests.length} tokens\n",
+                "| drafter | requests | target calls | target tokens | draft tokens | clock / curves |",
+                "|---|---|---|---|---|---|",
+            ]
+            for choice, ledger in sorted(ledgers.items(), key=lambda item: -item[1].tries):
+                seen = ledger.forwards
+                numbers = (
+                    f"{fmean(len(f.target) for f in seen):.2f} | {fmean(sum(f.target) for f in seen):.0f} | "
+                    f"{fmean(sum(f.draft) for f in seen):.0f} | {median(ledger.off):.2f}"
+                    if ledger.off else "not tried: its best case is slower than another's average | | |"
+                )  # fmt: skip
+                lines.append(f"| {choice} | {ledger.tries} | {numbers} |")
+        for model, curve in self._curves.items():
+            costs = ", ".join(f"{size}: {1e3 * s:.1f}" for size, s in zip(SIZES, curve.seconds, strict=True))
+            lines.append(f"\n{type(model).__name__} of {model.num_parameters():,} weights, ms by tokens: {costs}")
+        return "\n".join(lines).strip() or "no request yet"
+
+
+def _promise(ledger: Ledger, seconds: Callable[[Forwards], float]) -> float:
+    """The seconds that a choice may be expected to take."""
+    return median(ledger.off) * fmean(seconds(forwards) for forwards in ledger.forwards)
+
+
+def _best_case(choice: Choice, requests: Requests, trie: Trie | None) -> Forwards:
+    """What the forwards read where all that is drafted is accepted, or a bound below it."""
+    K, T = requests.width, requests.length
+    widths = choice.draft_width or (2 * K,)
+    if choice.drafter == "none":
+        return Forwards((0,) + (K,) * (T - 1))
+    if choice.drafter == "model":
+        levels = [widths[min(i, len(widths) - 1)] for i in range(min(choice.gamma, T - 1))]
+        calls = -(-T // (choice.gamma + 1))
+        return Forwards((sum(levels),) + (K,) * (calls - 1), (0, *levels[:-1]))
+    first = int(trie.below(torch.zeros((), dtype=torch.long, device=trie.tokens.device), 1))
+    if choice.drafter == "trie":
+        # All first tokens settle two levels; below two levels, a trie may be a line.
+        return Forwards((min(first, choice.nodes or first), *[2 * K] * (T > 2)))
+    above = first if len(widths) == 1 else min(first, widths[0])
+    return Forwards((above + widths[-1] * (1 + (T > 3)),), (first,))
+
+
+def _without(tokens: Sequence[int], prompt: int) -> tuple[int, ...]:
+    return (tokens[0] - prompt, *tokens[1:]) if tokens else ()
+
+
+def _tuple(widths: int | Sequence[int]) -> tuple[int, ...]:
+    return (widths,) if isinstance(widths, int) else tuple(widths)
