@@ -12,6 +12,7 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -53,9 +54,15 @@ def check_dtype(dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def check_shape(name: str) -> Shape:
+    if name not in SHAPES:
+        raise UserError(f"--shape {name}: choose from {', '.join(SHAPES)}")
+    return SHAPES[name]
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Raises UserError if there is no tokenizer at `path`."""
-    _check_model(path)
+    load_config(path)
     return AutoTokenizer.from_pretrained(path)
 
 
@@ -64,11 +71,12 @@ def load_model(path: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
 
     Raises UserError if there is no model at `path`, or it is not decoder-only.
     """
-    _check_model(path)
+    load_config(path)
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
 
 
-def _check_model(path: str) -> None:
+def load_config(path: str) -> PreTrainedConfig:
+    """Raises UserError if there is no model at `path`, or it is not decoder-only."""
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -78,11 +86,12 @@ def _check_model(path: str) -> None:
         ) from error
     if config.is_encoder_decoder:
         raise UserError(f"{path}: a {config.model_type} is an encoder-decoder; give a decoder-only model")
+    return config
 
 
 def vocabulary_size(path: str) -> int:
     """Rows of the embedding of the model at `path`; there may be more than its tokenizer has tokens."""
-    return AutoConfig.from_pretrained(path).vocab_size
+    return load_config(path).vocab_size
 
 
 def add_item_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> list[int]:

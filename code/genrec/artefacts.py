@@ -35,17 +35,18 @@ def make_facts(stage: str, arguments: dict, **more: object) -> dict:
     }
 
 
-def read_facts(folder: Path, stage: str, script: str) -> dict:
-    """The facts of the artefact that `stage` left in `folder`.
+def read_facts(folder: Path, stage: str | tuple[str, ...], script: str) -> dict:
+    """The facts of the artefact that `stage`, or one of them, left in `folder`.
 
     Raises UserError that names the script to run if it is not there, or the stage that wrote it if it is another.
     """
     if not (folder / FACTS).is_file():
         raise UserError(f"{folder}: not there, or not finished; it is written by: bash script/{script}.sh")
     facts = read_json(folder / FACTS)
-    if not isinstance(facts, dict) or facts.get("stage") != stage:
+    stages = (stage,) if isinstance(stage, str) else stage
+    if not isinstance(facts, dict) or facts.get("stage") not in stages:
         written = facts.get("stage") if isinstance(facts, dict) else "something else"
-        raise UserError(f"{folder}: was written by {written}, but the output of {stage} is needed here")
+        raise UserError(f"{folder}: was written by {written}, but the output of {' or '.join(stages)} is needed here")
     return facts
 
 

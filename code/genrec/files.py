@@ -33,6 +33,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raises UserError if `path` is there, unless it may be overwritten."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: is there already; choose another --output, or pass --overwrite")
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,35 @@
+"""Enlarge a trained LLaMA checkpoint without changing its function: time a 7B that behaves like the small model.
+
+    python code/grow_model.py --model output/toy/target --output output/toy/target-7b --shape llama-7b --dtype bfloat16
+
+--model is what stage 1 or stage 3 wrote; the output can stand in its place, and has a fingerprint of its own. --shape
+is one of code/init_model.py, no smaller in any dimension; the vocabulary stays the checkpoint's (32,000 tokens would be
+another 4 % of a 7B's weights). In float32 the logits are the same but for rounding; in bfloat16 near-ties may swap.
+--seed is for the weights that do not matter.
+"""
+
+from pathlib import Path
+
+from atspeed.growth import plan_growth, save_grown
+from atspeed.models import check_dtype, check_shape
+from genrec.artefacts import make_facts
+from genrec.cli import run
+from genrec.errors import UserError
+from genrec.files import check_new
+
+STAGE = "grow_model"
+
+
+def main(model: str, output: str, shape: str, dtype: str = "float32", seed: int = 0, overwrite: bool = False) -> None:
+    arguments = {k: v for k, v in locals().items() if k not in ("output", "overwrite")}
+    chosen, weights, path = check_shape(shape), check_dtype(dtype), Path(output)
+    growth = plan_growth(model, chosen)
+    if path.resolve() == Path(model).resolve():
+        raise UserError(f"--output {output}: is --model itself; choose another")
+    check_new(path, overwrite)
+    count = save_grown(path, growth, weights, seed, make_facts(STAGE, arguments, **growth.describe()))
+    print(f"{output}: {model} as {shape}, {count / 1e6:.1f} M weights in {dtype}, the same function")
+
+
+if __name__ == "__main__":
+    run(main)
