@@ -106,3 +106,19 @@ def random_prompts(batch: int, length: int, seed: int = 0) -> tuple[torch.Tensor
     for row in range(batch):
         mask[row, : min(2 * row, length - 1)] = 0
     return ids * mask, mask
+
+
+DRAFTERS = {
+    "trie": {"drafter": "trie"},
+    "trie, few nodes": {"drafter": "trie", "nodes": 9},
+    "hybrid": {"drafter": "hybrid", "draft_width": 12},
+    "hybrid, few first": {"drafter": "hybrid", "draft_width": (6, 24)},
+    "hybrid, few nodes": {"drafter": "hybrid", "draft_width": (7, 7), "nodes": 20},
+    "model, widths by level": {"drafter": "model", "gamma": 3, "draft_width": (6, 12, 24)},
+}
+
+
+def assert_same_lists(result, expected):
+    assert torch.equal(result.found, expected.found)
+    assert torch.equal(result.sequences, expected.sequences)
+    torch.testing.assert_close(result.scores, expected.scores, atol=1e-4, rtol=1e-5)

@@ -10,6 +10,7 @@ from beamsd.generation import (
     replace_beam_search_with_TreeAttn,
     speculate,
 )
+from beamsd.program import Program
 from beamsd.search import Result, Round, beam_search, rounds
 from beamsd.settings import Settings
 from beamsd.tree import Tree
@@ -18,6 +19,7 @@ from beamsd.trie import Trie
 __all__ = [
     "Auto",
     "Clock",
+    "Program",
     "Result",
     "Round",
     "Settings",

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from beamsd.reader import Reader
-from beamsd.search import Result, Timer, beam_search
+from beamsd.search import Program, Result, Timer, beam_search
 from beamsd.tree import Tree
 from beamsd.trie import Trie
 
@@ -116,7 +116,8 @@ class Auto:
 
     def beam_search(
         self, target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *,
-        draft: PreTrainedModel | None = None, clock: Timer | None = None, **settings: object,
+        draft: PreTrainedModel | None = None, clock: Timer | None = None, program: Program | None = None,
+        **settings: object,
     ) -> Result:  # fmt: skip
         """As `beamsd.beam_search`, whose settings it takes, but for those that say who drafts."""
         B, P = input_ids.shape
@@ -124,7 +125,9 @@ class Auto:
         requests = Requests(B, settings["width"], length)
         choice = self._choose(requests, P, target, draft, settings)
         start = time.perf_counter()
-        result = beam_search(target, input_ids, attention_mask, draft=draft, clock=clock, **settings, **vars(choice))
+        result = beam_search(
+            target, input_ids, attention_mask, draft=draft, clock=clock, program=program, **settings, **vars(choice)
+        )
         seconds = time.perf_counter() - start
         ledger = self._ledgers[requests][choice]
         forwards = Forwards(_without(result.target_tokens, P), _without(result.draft_tokens, P))

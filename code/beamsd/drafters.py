@@ -111,6 +111,7 @@ class HybridDrafter(NoDrafter):
     scoring: Scoring
     widths: tuple[int | None, int]  # of the first level, None for all there is, and of the second
     below: TrieDrafter
+    static: bool  # no shape may depend on the draft: below the second level there are all the nodes there is room for
     readers: tuple[Reader, ...]  # one
 
     def wants(self, beams: Beams, left: Tensor) -> Tensor:
@@ -123,8 +124,7 @@ class HybridDrafter(NoDrafter):
         room = self.below.nodes - sum(level.parents.shape[1] for level in levels)
         ranked = levels[-1].beams
         counts = self.legal.trie.below(ranked.states, left - 3).masked_fill(ranked.illegal(), 0).sum(-1)
-        # Where looking costs nothing, the number there is; else all there is room for.
-        known = [room] * (left > 3) if counts.is_cuda else counts.amax(1).tolist()
+        known = [room] * (left > 3) if self.static else counts.amax(1).tolist()
         return levels + replace(self.below, nodes=room).draft(tree, ranked, since, left - 2, known)
 
     def _ranked(self, tree: Tree, beams: Beams, since: int, n_first: int) -> list[Level]:

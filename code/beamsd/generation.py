@@ -16,6 +16,7 @@ from transformers.generation import EosTokenCriteria, GenerateBeamDecoderOnlyOut
 
 from beamsd.auto import Auto
 from beamsd.clock import Clock
+from beamsd.program import Program
 from beamsd.search import Result, Timer, beam_search
 from beamsd.support import check_model
 from beamsd.trie import Trie
@@ -59,6 +60,7 @@ class speculate:
     gamma: levels that it drafts a round. nodes: what "trie" and "hybrid" draft a round at most. See `Settings`.
     verification: "strict" gives what `generate` gives without; "relaxed" and "sample" draw at random and take `seeds`,
     one integer a request (see `Settings`). clock: sums the seconds of draft, target and verify.
+    capture: run with static shapes, on CUDA as one graph a round, on the CPU with compiled models (see `Program`).
 
     Raises ValueError, when `generate` calls it, for whatever it cannot honour.
     """
@@ -72,6 +74,12 @@ class speculate:
     verification: str = "strict"
     seeds: Sequence[int] | None = None
     clock: Timer | None = None
+    capture: bool = False
+
+    @cached_property
+    def program(self) -> Program | None:
+        """What has been captured so far."""
+        return Program() if self.capture else None
 
     @cached_property
     def auto(self) -> Auto:
@@ -110,6 +118,7 @@ class speculate:
             mask.to(model.device),
             draft=self.draft,
             clock=self.clock,
+            program=self.program,
             width=K,
             trie=self.trie,
             max_new_tokens=generation_config.max_length - input_ids.shape[1],

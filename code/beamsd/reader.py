@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
@@ -29,17 +30,24 @@ class Reading:
 class TreeLayer(DynamicLayer):
     """One layer's keys and values, preallocated: slot order is that of the tree, and nothing is moved but by `keep`."""
 
-    def __init__(self, capacity: int):
+    def __init__(self, capacity: int, whole: bool):
+        """whole: attend over all of the capacity, masked where there is nothing yet, so that shapes stay the same."""
         super().__init__()
-        self.capacity, self.read = capacity, 0
+        self.capacity, self.whole, self.read = capacity, whole, 0
+        self.slots: Tensor | None = None  # (m,) long, where the next nodes go; set beforehand for `whole`
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append the keys and values (B, heads, m, d) of m nodes; returns those of all nodes read so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            # Not zeroed: no slot is looked at before it is written.
-            self.all_keys = key_states.new_empty(*key_states.shape[:2], self.capacity, key_states.shape[-1])
-            self.all_values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
+            # What was not written is masked, but a mask does not hide a NaN; no other slot is looked at before.
+            new = key_states.new_zeros if self.whole else key_states.new_empty
+            self.all_keys = new(*key_states.shape[:2], self.capacity, key_states.shape[-1])
+            self.all_values = new(*value_states.shape[:2], self.capacity, value_states.shape[-1])
+        if self.whole:
+            self.all_keys.index_copy_(2, self.slots, key_states)
+            self.all_values.index_copy_(2, self.slots, value_states)
+            return self.all_keys, self.all_values
         start, self.read = self.read, self.read + key_states.shape[2]
         self.all_keys[:, :, start : self.read] = key_states
         self.all_values[:, :, start : self.read] = value_states
@@ -67,28 +75,49 @@ def takes(model: PreTrainedModel) -> set[str]:
 class Reader:
     """A model, its preallocated KV cache, and how far into the tree that cache has read."""
 
-    def __init__(self, model: PreTrainedModel, capacity: int, longest: int):
+    def __init__(self, model: PreTrainedModel, capacity: int, longest: int, *, body: Callable | None = None):
         """capacity: nodes that the tree, and so the cache, can hold. longest: tokens of prompt and answer, which bound
-        the positions."""
-        self.model, self.longest = model, longest
-        self.parts = split(model)
-        self.layers = [TreeLayer(capacity) for _ in DynamicCache(config=model.config).layers]
+        the positions. body: that of the model (see `split`), compiled; it then reads with shapes that depend on the
+        capacity and the number of new nodes alone."""
+        self.model, self.longest, self.capacity = model, longest, capacity
+        self.parts, self.compiled = split(model), body
+        self.layers = [TreeLayer(capacity, whole=body is not None) for _ in DynamicCache(config=model.config).layers]
         self.cache = Cache(layers=self.layers)
-        self.read = 0
-        self.forwards: list[int] = []  # how many tokens a row each of them read
+        self.begin()
+
+    def begin(self) -> None:
+        """Start over, in the same cache."""
+        self.return_to(())
+
+    def bookmark(self) -> tuple[int, ...]:
+        """Where it stands: what its forwards have read."""
+        return tuple(self.forwards)
+
+    def return_to(self, bookmark: tuple[int, ...]) -> None:
+        self.forwards = list(bookmark)  # how many tokens a row each of them read
+        self.read = sum(bookmark)
+        for layer in self.layers:
+            layer.read = self.read
 
     def catch_up(self, tree: Tree, since: int) -> Reading:
         """Read every node that was missed; returns what the model says after the nodes from slot `since` on."""
         assert self.read <= since < tree.size, (self.read, since, tree.size)
+        whole = self.compiled is not None
         inputs = {
             "input_ids": tree.tokens[:, self.read : tree.size],
-            "attention_mask": tree.additive_mask(self.read, tree.size, self.model.dtype),
+            "attention_mask": tree.additive_mask(self.read, self.capacity if whole else tree.size, self.model.dtype),
             "position_ids": tree.positions(self.read).clamp(max=self.longest - 1),
             "past_key_values": self.cache,
             "use_cache": True,
             "return_dict": True,
         }
-        if self.parts:
+        if whole:
+            slots = torch.arange(self.read, tree.size, device=tree.tokens.device)
+            for layer in self.layers:
+                layer.slots, layer.read = slots, tree.size
+            inputs["input_ids"] = inputs["input_ids"].contiguous()  # a slice would be another shape to the compiler
+            states, head = self.compiled(**inputs).last_hidden_state, self.parts.head
+        elif self.parts:
             states, head = self.parts.body(**inputs).last_hidden_state, self.parts.head
         else:
             kept = {"logits_to_keep": tree.size - since} if "logits_to_keep" in takes(self.model) else {}
@@ -104,6 +133,6 @@ class Reader:
 
     def keep(self, slots: Tensor, capacity: int) -> None:
         """Follow a tree of which only the nodes at `slots` (B, m) are left, among those that were read."""
-        self.read = slots.shape[1]
+        self.read, self.capacity = slots.shape[1], capacity
         for layer in self.layers:
             layer.keep(slots, capacity)

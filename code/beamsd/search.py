@@ -4,7 +4,7 @@ Who drafts is the drafter's business (see `drafters`). The host looks at the dev
 left, and what the drafter must know.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -24,6 +24,20 @@ from beamsd.verify import Level, is_open, verify
 # After so many rounds the dead nodes are dropped: often enough that attending past them costs little, seldom enough
 # that copying the caches costs less.
 ROUNDS_KEPT = 16
+
+
+class Batch(Protocol):
+    """A batch on its way, as `rounds` sees it: a `Run`, or one whose rounds are recorded."""
+
+    def begin(self) -> Tensor: ...
+    def step(self, left: int, known: Sequence[int]) -> Tensor: ...
+    def round(self) -> "Round": ...
+
+
+class Program(Protocol):
+    """Keeps batches from call to call; see `beamsd.program`."""
+
+    def run(self, *arguments: object) -> Batch: ...
 
 
 class Timer(Protocol):
@@ -69,6 +83,85 @@ class Round:
     draft_tokens: tuple[int, ...]  # the same of the draft model
 
 
+class Run:
+    """A batch on its way: its tree, its readers, its beams."""
+
+    def __init__(
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: Plan, input_ids: Tensor,
+        attention_mask: Tensor, clock: Timer | None = None, read: Callable[..., Reader] = Reader, static: bool = False,
+    ):  # fmt: skip
+        """plan: from `Settings.plan`, for these very models and prompts. read: makes readers. static: see `Program`."""
+        self.plan, self.clock = plan, clock or (lambda name: nullcontext())
+        self.input_ids, self.attention_mask = input_ids, attention_mask
+        prompt, length = input_ids.shape[1], plan.ending.length
+        capacity = prompt + min(length, ROUNDS_KEPT) * plan.most_nodes
+        if static:
+            capacity = -(-capacity // 256) * 256  # so that few capacities serve all
+        self.tree = Tree.empty(len(input_ids), capacity, input_ids.device)
+        self.reader = read(target, capacity, prompt + length)
+        # On CUDA, looking at the draft would be one more host sync.
+        self.drafter = plan.drafter(lambda: read(draft, capacity, prompt + length), static or input_ids.is_cuda)
+
+    def begin(self) -> Tensor:
+        """Plant the prompts. Returns what the host must know before a round: levels left, and what the drafter wants
+        (1 + m,), the largest of the rows."""
+        self.tree.plant(self.input_ids, self.attention_mask)
+        for reader in (self.reader, *self.drafter.readers):
+            reader.begin()
+        ending = self.plan.ending
+        self.beams = Beams.at_root(self.tree, self.plan.width, ending.length, junk=self.plan.legal.junk)
+        self.finished = Finished.none(self.beams) if ending.early else None
+        self.since = self.tree.size - 1  # the newest nodes, where the beams stand, begin here
+        return self._outlook()
+
+    def step(self, left: int, known: Sequence[int]) -> Tensor:
+        """One round; returns the same for the next. left, known: what the host has read."""
+        if self.tree.size + self.plan.most_nodes > self.tree.capacity:
+            self._compact(left)
+        with self.clock("draft"):
+            self.levels = self.drafter.draft(self.tree, self.beams, self.since, left, known)
+        with self.clock("target"):
+            reading = self.reader.catch_up(self.tree, self.since)
+        self.since = self.tree.size
+        with self.clock("verify"):
+            self.beams, self.finished, self.accepted = verify(
+                self.plan, reading, self.tree, self.levels, self.beams, self.finished
+            )
+            return self._outlook()
+
+    def round(self) -> Round:
+        """What the last step did."""
+        drafted = tuple(each for reader in self.drafter.readers for each in reader.forwards)
+        return Round(
+            self.tree, self.beams, self.finished, self.levels, self.accepted, tuple(self.reader.forwards), drafted
+        )
+
+    def bookmark(self) -> dict[str, object]:
+        """Where the run stands, as far as the host knows: numbers, and which tensors are which."""
+        places = {name: getattr(self, name, None) for name in ("beams", "finished", "levels", "accepted", "since")}
+        readers = [(reader, reader.bookmark()) for reader in (self.reader, *self.drafter.readers)]
+        return {"places": places, "size": self.tree.size, "readers": readers}
+
+    def return_to(self, bookmark: dict[str, object]) -> None:
+        """Stand there again; the tensors are not touched."""
+        vars(self).update(bookmark["places"])
+        self.tree.size = bookmark["size"]
+        for reader, place in bookmark["readers"]:
+            reader.return_to(place)
+
+    def _outlook(self) -> Tensor:
+        ending = self.plan.ending
+        is_done = ~is_open(self.beams, self.finished, ending)
+        left = (ending.length - self.beams.depths).masked_fill(is_done, 0)
+        return torch.cat([left[None], self.drafter.wants(self.beams, left)]).amax(1)
+
+    def _compact(self, left: int) -> None:
+        readers = [self.reader, *self.drafter.readers * self.drafter.follows]
+        room = min(left, ROUNDS_KEPT) * self.plan.most_nodes
+        self.tree, self.beams, dropped = compacted(self.tree, readers, self.beams, room)
+        self.since -= dropped
+
+
 def rounds(
     target: PreTrainedModel,
     input_ids: Tensor,
@@ -77,36 +170,21 @@ def rounds(
     *,
     draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
+    program: Program | None = None,
 ) -> Iterator[Round]:
-    """Decode round by round. plan: from `Settings.plan`, for these very models and prompts."""
-    clock = clock or (lambda name: nullcontext())
-    ending, longest = plan.ending, input_ids.shape[1] + plan.ending.length
-    room = min(ending.length, ROUNDS_KEPT) * plan.most_nodes
-    tree = Tree.trunk(input_ids, attention_mask, capacity=input_ids.shape[1] + room)
-    beams = Beams.at_root(tree, plan.width, ending.length, junk=plan.legal.junk)
-    finished = Finished.none(beams) if ending.early else None
-    reader = Reader(target, tree.capacity, longest)
-    drafter = plan.drafter(draft, tree.capacity, longest)
-    since = tree.size - 1  # the newest nodes, where the beams stand, begin here
+    """Decode round by round. plan: from `Settings.plan`, for these very models and prompts. The tensors of a round are
+    valid until the next, under a `program` until its next use."""
+    if program is None:
+        run = Run(target, draft, plan, input_ids, attention_mask, clock)
+    else:
+        run = program.run(target, draft, plan, input_ids, attention_mask, clock)
+    outlook = run.begin()
     while True:
-        left = (ending.length - beams.depths).masked_fill(~is_open(beams, finished, ending), 0)
-        # The only host sync of a round.
-        most_left, *known = torch.cat([left[None], drafter.wants(beams, left)]).amax(1).tolist()
-        if not most_left:
+        left, *known = outlook.tolist()  # the only host sync of a round
+        if not left:
             return
-        if tree.size + plan.most_nodes > tree.capacity:
-            room = min(most_left, ROUNDS_KEPT) * plan.most_nodes
-            tree, beams, dropped = compacted(tree, [reader, *drafter.readers * drafter.follows], beams, room)
-            since -= dropped
-        with clock("draft"):
-            levels = drafter.draft(tree, beams, since, most_left, known)
-        with clock("target"):
-            reading = reader.catch_up(tree, since)
-        since = tree.size
-        with clock("verify"):
-            beams, finished, accepted = verify(plan, reading, tree, levels, beams, finished)
-        drafted = tuple(each for reader in drafter.readers for each in reader.forwards)
-        yield Round(tree, beams, finished, levels, accepted, tuple(reader.forwards), drafted)
+        outlook = run.step(left, known)
+        yield run.round()
 
 
 def compacted(tree: Tree, readers: list[Reader], beams: Beams, room: int) -> tuple[Tree, Beams, int]:
@@ -136,13 +214,15 @@ def beam_search(
     *,
     draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
+    program: Program | None = None,
     **settings: object,
 ) -> Result:
     """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
 
     target, draft: decoder-only models with the same vocabulary, in eval mode, on the device of the prompts.
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
-    clock: sums the seconds of draft, target and verify. settings: those of `Settings`, which see; `width` is required.
+    clock: sums the seconds of draft, target and verify. program: a `Program`, for static shapes.
+    settings: those of `Settings`, which see; `width` is required.
 
     Source: AtSpeed (ICLR 2025), Algorithms 1 and 2, with tree attention.
     Raises ValueError for arguments that do not fit together, before any work.
@@ -151,7 +231,7 @@ def beam_search(
         attention_mask = torch.ones_like(input_ids)
     plan = Settings(**settings).plan(target, draft, input_ids, attention_mask)
     accepted = []
-    for done in rounds(target, input_ids, attention_mask, plan, draft=draft, clock=clock):
+    for done in rounds(target, input_ids, attention_mask, plan, draft=draft, clock=clock, program=program):
         accepted.append(done.accepted)
     return _result(done, plan.ending, torch.stack(accepted, -1))
 

@@ -1,6 +1,6 @@
 """What to decode: every setting of a search, checked before any work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,14 +71,15 @@ class Settings:
         for model in (target, draft) if self.uses_model else (target,):
             check_model(model, tokens)
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
-        verification, draft_scoring = self._verification(legal, ending, input_ids)
+        seeds = self._seeds(legal, input_ids)
+        verification, draft_scoring = self._verification(legal, ending, seeds)
         if self.drafter in ("trie", "hybrid") and not (isinstance(legal, OnTrie) and self.verification != "relaxed"):
             raise ValueError(
                 f"drafter={self.drafter!r} takes a trie, no logits processors, and verification='strict' or 'sample'"
             )
         return Plan(
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
-            in_step=bool(self.logits_processor or self.stopping_criteria),
+            in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
         )  # fmt: skip
 
     @property
@@ -170,10 +171,9 @@ class Settings:
         if self.uses_model and self.trie is None and max(self._widths()) > most:
             raise ValueError(f"draft_width={self.draft_width} exceeds the {most} continuations of {self.width} beams")
 
-    def _verification(self, legal: Legal, ending: Ending, input_ids: Tensor) -> tuple[Verification, Scoring]:
-        """How the target verifies, and how the draft ranks."""
+    def _seeds(self, legal: Legal, input_ids: Tensor) -> Tensor | None:
         if self.verification == "strict":
-            return Strict(likelihood), likelihood
+            return None
         name, B = f"verification={self.verification!r}", len(input_ids)
         if not isinstance(legal, OnTrie):
             raise ValueError(f"{name} takes a trie and no logits processors: its noise belongs to the trie's states")
@@ -184,7 +184,13 @@ class Settings:
             raise ValueError(f"{name} draws at random: pass seeds=, one integer a request, {B} here, not {given}")
         if not all(isinstance(seed, int) and -(2**63) <= seed < 2**63 for seed in given):
             raise ValueError(f"{name}: seeds must be integers of 64 bits, not {list(given)}")
-        seeds = torch.tensor(list(given), device=input_ids.device)
+        return torch.tensor(list(given), device=input_ids.device)
+
+    def _verification(self, legal: Legal, ending: Ending, seeds: Tensor | None) -> tuple[Verification, Scoring]:
+        """How the target verifies, and how the draft ranks."""
+        if seeds is None:
+            return Strict(likelihood), likelihood
+        name = f"verification={self.verification!r}"
         if self.verification == "sample":
             if self.length_penalty:
                 raise ValueError(f"{name} draws from the target's distribution: pass length_penalty=0")
@@ -211,19 +217,30 @@ class Plan:
     widths: tuple[int | None, ...]  # of the levels that the draft model ranks
     nodes: int  # that "trie" and "hybrid" draft a round, at most
     in_step: bool  # the rows of a batch stand at the same depth
+    seeds: Tensor | None  # (B,) long, what verification and scoring draw from
 
-    def drafter(self, model: PreTrainedModel | None, capacity: int, longest: int) -> Drafter:
-        """One for a tree of `capacity`. longest: tokens of prompt and answer."""
+    def drafter(self, read: Callable[[], Reader], static: bool) -> Drafter:
+        """Who drafts. read: makes a reader of the draft model. static: no shape may depend on the draft."""
         legal = self.legal.for_draft(self.ending.eos)
         below = TrieDrafter(legal, self.nodes)
         if self.kind == "trie":
             return below
         if not self.widths:
             return NoDrafter()
-        readers = (Reader(model, capacity, longest),)
+        readers = (read(),)
         if self.kind == "hybrid":
-            return HybridDrafter(legal, self.draft_scoring, self.widths, below, readers)
+            return HybridDrafter(legal, self.draft_scoring, self.widths, below, static, readers)
         return ModelDrafter(legal, self.draft_scoring, self.widths, readers)
+
+    @property
+    def key(self) -> tuple:
+        """What the program of a round depends on, beside the models and the shape of the batch."""
+        ending = self.ending
+        trie = id(self.legal.trie) if isinstance(self.legal, OnTrie) else None
+        return (
+            self.width, self.kind, self.widths, self.nodes, trie, type(self.verification), type(self.draft_scoring),
+            ending.length, ending.eos, ending.length_penalty, ending.early_stopping,
+        )  # fmt: skip
 
     @property
     def most_nodes(self) -> int:

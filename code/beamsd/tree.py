@@ -26,23 +26,32 @@ class Tree:
         return self.tokens.shape[1]
 
     @classmethod
+    def empty(cls, batch: int, capacity: int, device: torch.device) -> "Tree":
+        """Trees of no node that can hold `capacity`."""
+        return cls(
+            tokens=torch.zeros(batch, capacity, dtype=torch.long, device=device),
+            parents=torch.zeros(batch, capacity, dtype=torch.long, device=device),
+            sees=torch.zeros(batch, capacity, capacity, dtype=torch.bool, device=device),
+            size=0,
+        )
+
+    @classmethod
     def trunk(cls, input_ids: Tensor, attention_mask: Tensor, capacity: int) -> "Tree":
         """The left-padded prompts (B, P), as trees without branches that can hold `capacity` >= P nodes."""
-        B, P = input_ids.shape
-        assert capacity >= P, (capacity, P)
-        device = input_ids.device
-        slot = torch.arange(P, device=device)
-        tree = cls(
-            tokens=torch.zeros(B, capacity, dtype=torch.long, device=device),
-            parents=torch.zeros(B, capacity, dtype=torch.long, device=device),
-            sees=torch.zeros(B, capacity, capacity, dtype=torch.bool, device=device),
-            size=P,
-        )
-        tree.tokens[:, :P] = input_ids
-        tree.parents[:, :P] = (slot - 1).clamp(min=0)
-        # Padding sees itself and nothing else: no softmax over an empty row, and position 0.
-        tree.sees[:, :P, :P] = (slot[:, None] >= slot) & attention_mask.bool()[:, None] | (slot[:, None] == slot)
+        tree = cls.empty(len(input_ids), capacity, input_ids.device)
+        tree.plant(input_ids, attention_mask)
         return tree
+
+    def plant(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """Make the left-padded prompts (B, P) all there is."""
+        P = input_ids.shape[1]
+        assert self.capacity >= P, (self.capacity, P)
+        slot = torch.arange(P, device=input_ids.device)
+        self.size = P
+        self.tokens[:, :P] = input_ids
+        self.parents[:, :P] = (slot - 1).clamp(min=0)
+        # Padding sees itself and nothing else: no softmax over an empty row, and position 0.
+        self.sees[:, :P, :P] = (slot[:, None] >= slot) & attention_mask.bool()[:, None] | (slot[:, None] == slot)
 
     def grow(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Hang one child under each parent, both (B, m); returns the new nodes' slots (B, m)."""

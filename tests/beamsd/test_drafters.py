@@ -4,22 +4,7 @@ import pytest
 import torch
 
 from beamsd import Trie, beam_search
-from conftest import LENGTH, noisy_copy, random_items, random_prompts, tiny_llama
-
-DRAFTERS = {
-    "trie": {"drafter": "trie"},
-    "trie, few nodes": {"drafter": "trie", "nodes": 9},
-    "hybrid": {"drafter": "hybrid", "draft_width": 12},
-    "hybrid, few first": {"drafter": "hybrid", "draft_width": (6, 24)},
-    "hybrid, few nodes": {"drafter": "hybrid", "draft_width": (7, 7), "nodes": 20},
-    "model, widths by level": {"drafter": "model", "gamma": 3, "draft_width": (6, 12, 24)},
-}
-
-
-def assert_same(result, expected):
-    assert torch.equal(result.found, expected.found)
-    assert torch.equal(result.sequences, expected.sequences)
-    torch.testing.assert_close(result.scores, expected.scores, atol=1e-4, rtol=1e-5)
+from conftest import DRAFTERS, LENGTH, assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
 
 
 @pytest.mark.parametrize("n_items", [3, 60, 400, 3000])
@@ -30,7 +15,7 @@ def test_the_list_is_that_of_plain_beam_search(drafter, n_items):
     expected = beam_search(target, ids, mask, trie=trie, width=6)
     for draft in (target, noisy_copy(target, 0.1), tiny_llama(7, 1)):
         result = beam_search(target, ids, mask, trie=trie, width=6, draft=draft, **DRAFTERS[drafter])
-        assert_same(result, expected)
+        assert_same_lists(result, expected)
         assert (result.target_calls <= LENGTH).all()
 
 
@@ -45,7 +30,7 @@ def test_items_of_any_length_end_with_eos(drafter, verification):
     options = {"trie": trie, "width": 6, "eos_token_id": 2, "verification": verification, "seeds": [1, 2, 3]}
     expected = beam_search(target, ids, mask, **options)
     result = beam_search(target, ids, mask, draft=noisy_copy(target, 0.1), **options, **DRAFTERS[drafter])
-    assert_same(result, expected)
+    assert_same_lists(result, expected)
 
 
 def test_the_trie_needs_one_call_a_two_levels_and_no_model():

@@ -1,0 +1,161 @@
+"""A round as one program: shapes that do not change, buffers that stay, and on CUDA one graph a round.
+
+Prompts are padded to a multiple of `BUCKET` and levels to as many nodes, so that few shapes serve all requests. What
+a round does depends on nothing but the shapes and on what the host has read before it, so the rounds of a request form
+a path, and each is recorded the first time that its path is taken.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from beamsd.head import split
+from beamsd.reader import Reader
+from beamsd.search import ROUNDS_KEPT, Batch, Round, Run, Timer
+from beamsd.settings import Plan
+
+BUCKET = 32  # tokens of a prompt, nodes of a level
+
+Replay = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A function that has run once: what it returned, and how to do it again, on the same tensors."""
+
+    result: Tensor
+    replay: Replay
+
+
+Recorder = Callable[[Callable[[], Tensor], Callable[[], None]], Recording]  # (function, undo on the host)
+
+
+class CudaGraphs:
+    """Records CUDA graphs that share their memory, since they only ever run in the order in which they were made."""
+
+    def __init__(self):
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], Tensor], undo: Callable[[], None]) -> Recording:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries set themselves up at first use, which cannot be captured
+            function()
+        torch.cuda.current_stream().wait_stream(stream)
+        undo()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            result = function()
+        graph.replay()  # capturing did not run it
+        return Recording(result, graph.replay)
+
+
+def frozen(body: Callable) -> Callable:
+    """A model's body compiled for each shape that it reads, with its weights as constants, laid out for the shape."""
+    return torch.compile(body, dynamic=False, options={"freezing": True})
+
+
+class Program:
+    """Keeps what is captured from call to call: `beam_search(…, program=program)`, `speculate(…, capture=True)`.
+
+    On CUDA every round becomes a graph. On the CPU nothing is recorded; the models are compiled (torch.compile with
+    frozen weights: changes of the weights go unseen) for each number of tokens that they read at a time, which takes
+    half a minute each for a model of 160 M weights.
+    """
+
+    def __init__(
+        self, *, recorder: Callable[[], Recorder] | None = None, compiler: Callable[[Callable], Callable] = frozen
+    ):  # fmt: skip
+        """recorder: makes one a batch shape; None is CUDA graphs on a GPU. compiler: of the models, on the CPU."""
+        self._recorder, self._compiler = recorder, compiler
+        self._bodies: WeakKeyDictionary[PreTrainedModel, Callable] = WeakKeyDictionary()
+        self._runs: dict[tuple, RecordedRun] = {}
+
+    def run(
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: Plan, input_ids: Tensor,
+        attention_mask: Tensor, clock: Timer | None,
+    ) -> Batch:  # fmt: skip
+        """A batch, in the buffers of an earlier one of the same shape."""
+        if plan.in_step or plan.ending.length > ROUNDS_KEPT:
+            raise ValueError(
+                "capture takes no logits processors, no stopping criteria, and answers of at most "
+                f"{ROUNDS_KEPT} tokens: leave it off"
+            )
+        padding = -input_ids.shape[1] % BUCKET
+        input_ids, attention_mask = (
+            torch.nn.functional.pad(each, (padding, 0)) for each in (input_ids, attention_mask)
+        )  # fmt: skip
+        key = (id(target), id(draft), tuple(input_ids.shape), input_ids.device, plan.key)
+        if key not in self._runs:
+            recorder = self._recorder or (CudaGraphs if input_ids.is_cuda else None)
+            run = Run(
+                target, draft, plan, input_ids.clone(), attention_mask.clone(), read=self._reader, static=True
+            )  # fmt: skip
+            self._runs[key] = RecordedRun(run, recorder and recorder(), (target, draft))
+        recorded = self._runs[key]
+        recorded.load(input_ids, attention_mask, plan.seeds, clock)
+        return recorded
+
+    def _reader(self, model: PreTrainedModel, capacity: int, longest: int) -> Reader:
+        return Reader(model, capacity, longest, body=self._body(model))
+
+    def _body(self, model: PreTrainedModel) -> Callable | None:
+        parts = split(model)
+        if model.device.type != "cpu" or self._recorder or parts is None:
+            return None
+        if model not in self._bodies:
+            self._bodies[model] = self._compiler(parts.body)
+        return self._bodies[model]
+
+
+class RecordedRun:
+    """A `Run` in buffers that stay, whose rounds are recorded."""
+
+    def __init__(self, run: Run, recorder: Recorder | None, models: Sequence[PreTrainedModel | None]):
+        self._run, self._recorder, self._models = run, recorder, models  # models: kept, since graphs read their weights
+        self._recordings: dict[tuple, tuple[Recording, dict]] = {}
+        self._path: tuple = ()
+
+    def load(self, input_ids: Tensor, attention_mask: Tensor, seeds: Tensor | None, clock: Timer | None) -> None:
+        """Put another batch of the same shape in place."""
+        run = self._run
+        run.input_ids.copy_(input_ids)
+        run.attention_mask.copy_(attention_mask)
+        if seeds is not None and seeds is not run.plan.seeds:
+            run.plan.seeds.copy_(seeds)
+        self._clock = clock or (lambda name: nullcontext())
+        if self._recorder is None:
+            run.clock = self._clock
+
+    def begin(self) -> Tensor:
+        self._path = ()
+        return self._play(self._run.begin)
+
+    def step(self, left: int, known: Sequence[int]) -> Tensor:
+        known = [-(-count // BUCKET) * BUCKET for count in known]
+        self._path += ((left, *known),)
+        if self._recorder is None:
+            return self._run.step(left, known)
+        with self._clock("round"):
+            return self._play(lambda: self._run.step(left, known))
+
+    def round(self) -> Round:
+        return self._run.round()
+
+    def _play(self, function: Callable[[], Tensor]) -> Tensor:
+        if self._recorder is None:
+            return function()
+        if self._path not in self._recordings:
+            before = self._run.bookmark()
+            recording = self._recorder(function, lambda: self._run.return_to(before))
+            self._recordings[self._path] = recording, self._run.bookmark()
+        else:
+            recording, after = self._recordings[self._path]
+            recording.replay()
+            self._run.return_to(after)
+        return self._recordings[self._path][0].result
