@@ -5,13 +5,15 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from atspeed.methods import Lists, make_methods
+from atspeed.memory import peak_memory
+from atspeed.methods import COMPARED, Lists, Method, make_methods
 from atspeed.prompts import left_pad
 from beamsd import Clock
 from genrec.cli import is_main_process
@@ -31,6 +33,8 @@ class Record:
     seconds: float  # of its batch, divided by the requests in it
     target_calls: int
     accepted: float | None  # mean levels accepted a round; None without a draft
+    target_tokens: int  # that the target read, the prompt included
+    draft_tokens: int
     parts: dict[str, float] = field(default_factory=dict)  # seconds by part: draft, target, verify
     tie: bool = False  # the lists differ in this precision, and agree in float64
 
@@ -41,16 +45,18 @@ class Bench:
     def __init__(
         self,
         target: PreTrainedModel,
-        drafter: PreTrainedModel | None,
+        draft: PreTrainedModel | None,
         items: Tensor,
         *,
-        draft_width: int,
+        draft_width: int | None,
         gamma: int,
+        names: Sequence[str] = COMPARED,
     ):
-        """items: (n_items, L) token ids. In float32 the lists of all methods must be equal; else they are counted."""
-        self.target, self.drafter = target, drafter
-        self.options = {"items": items.to(target.device), "draft_width": draft_width, "gamma": gamma}
-        self.methods = make_methods(target, drafter, **self.options)
+        """items: (n_items, L) token ids. names: of the methods. In float32 the lists of all methods but those that draw
+        at random must be equal; else they are counted."""
+        self.target, self.draft = target, draft
+        self.options = {"items": items.to(target.device), "draft_width": draft_width, "gamma": gamma, "names": names}
+        self.methods = make_methods(target, draft, **self.options)
         self.exact = target.dtype == torch.float32
         self.legal = {tuple(item) for item in items.tolist()}
         self._double: dict | None = None
@@ -69,11 +75,21 @@ class Bench:
         for width in widths:
             for batch in batches[:warmup]:
                 self._decode([prompts[i] for i in batch], width, turn=0)
+            for method in self.methods.values():
+                for turn in range(method.warmup):
+                    self._timed(method, [prompts[i] for i in batches[turn % len(batches)]], width)
             for turn, batch in enumerate(batches):
                 records += self._batch([prompts[i] for i in batch], batch, width, turn)
                 bar.update(len(batch))
         bar.close()
         return records
+
+    def memory(self, prompts: Sequence[Sequence[int]], width: int) -> dict[str, float | None]:
+        """MB that every method takes for one batch, at its peak, on top of models and trie."""
+        return {
+            name: peak_memory(partial(self._timed, method, prompts, width), self.target.device)
+            for name, method in self.methods.items()
+        }
 
     def _batch(
         self, prompts: Sequence[Sequence[int]], requests: Sequence[int], width: int, turn: int
@@ -85,33 +101,37 @@ class Bench:
             for name, sequences in found.items():
                 if not self.legal.issuperset(sequences):
                     raise RuntimeError(f"request {request}, K {width}: {name} recommends what is not in the catalogue")
-            tie = self.exact and len(set(map(tuple, found.values()))) > 1
+            equal = {name: found[name] for name, method in self.methods.items() if not method.draws}
+            tie = self.exact and len(set(map(tuple, equal.values()))) > 1
             if tie:
-                self._settle(prompts[row], request, width, found)
+                self._settle(prompts[row], request, width, equal)
             elif self.exact:
-                self._check_scores({name: lists for name, (lists, _, _) in decoded.items()}, row, request, width)
+                self._check_scores({name: decoded[name][0] for name in equal}, row, request, width)
             for name, (lists, seconds, parts) in decoded.items():
                 rounds = [] if lists.accepted is None else [a for a in lists.accepted[row].tolist() if a >= 0]
                 yield Record(
                     request, name, width, [list(s) for s in found[name]], seconds / len(requests),
-                    int(lists.target_calls[row]), sum(rounds) / len(rounds) if rounds else None,
-                    {part: value / len(requests) for part, value in parts.items()}, tie,
+                    int(lists.target_calls[row]), sum(rounds) / len(rounds) if rounds else None, lists.target_tokens,
+                    lists.draft_tokens, {part: value / len(requests) for part, value in parts.items()}, tie,
                 )  # fmt: skip
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], width: int, turn: int
     ) -> dict[str, tuple[Lists, float, dict[str, float]]]:
         """Lists, seconds and seconds by part of every method; who goes first changes from turn to turn."""
-        ids, mask = (tensor.to(self.target.device) for tensor in left_pad(prompts))
         names = list(self.methods)
         first = turn % len(names)
-        decoded = {}
-        for name in names[first:] + names[:first]:
-            clock = Clock(ids.device)
-            start = _now(ids.device)
-            lists = self.methods[name](ids, mask, width, clock)
-            decoded[name] = (lists, _now(ids.device) - start, clock.seconds())
+        decoded = {name: self._timed(self.methods[name], prompts, width) for name in names[first:] + names[:first]}
         return {name: decoded[name] for name in names}
+
+    def _timed(
+        self, method: Method, prompts: Sequence[Sequence[int]], width: int
+    ) -> tuple[Lists, float, dict[str, float]]:
+        ids, mask = (tensor.to(self.target.device) for tensor in left_pad(prompts))
+        clock = Clock(ids.device)
+        start = _now(ids.device)
+        lists = method.decode(ids, mask, width, clock)
+        return lists, _now(ids.device) - start, clock.seconds()
 
     def _check_scores(self, decoded: dict[str, Lists], row: int, request: int, width: int) -> None:
         """Equal lists have equal scores, within 1e-4."""
@@ -126,10 +146,11 @@ class Bench:
     def _settle(self, prompt: Sequence[int], request: int, width: int, found: dict[str, list]) -> None:
         """Lists that differ must agree in float64, or they are not a tie but a fault."""
         if self._double is None:
-            models = (None if m is None else deepcopy(m).double() for m in (self.target, self.drafter))
-            self._double = make_methods(*models, **self.options)
+            models = (None if m is None else deepcopy(m).double() for m in (self.target, self.draft))
+            exact = [name for name, method in self.methods.items() if not method.draws]
+            self._double = make_methods(*models, **self.options | {"names": exact})
         ids, mask = (tensor.to(self.target.device) for tensor in left_pad([prompt]))
-        lists = [method(ids, mask, width, Clock(ids.device)) for method in self._double.values()]
+        lists = [method.decode(ids, mask, width, Clock(ids.device)) for method in self._double.values()]
         if len({tuple(_sequences(exact)[0]) for exact in lists}) > 1:
             raise RuntimeError(f"request {request}, K {width}: the lists differ, in float64 too: {found}")
         logger.info(f"request {request}, K {width}: a tie in float32; the lists agree in float64")

@@ -1,15 +1,21 @@
-"""The ways to decode that are compared: transformers' `generate`, our decoder with gamma 0, and with a draft."""
+"""The ways to decode that are compared: transformers' `generate`, and our decoder with every drafter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from beamsd import Clock, Result, Trie, beam_search
+from beamsd import Auto, Clock, Program, Result, Trie, beam_search
 
 GENERATE, BASELINE, SPECULATIVE = "generate", "gamma 0", "speculative"
+TRIE, HYBRID, AUTO, RELAXED, SAMPLE = "trie", "hybrid", "auto", "relaxed", "sample"
+CAPTURED, AUTO_CAPTURED = "gamma 0 captured", "auto captured"
+COMPARED = (GENERATE, BASELINE, SPECULATIVE)  # what stage 4 reports
+ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, SAMPLE)
+NEED_DRAFT = (SPECULATIVE, HYBRID, RELAXED)
+AUTO_REQUESTS = 30  # after which it has tried what it will try
 
 
 @dataclass(frozen=True)
@@ -21,37 +27,64 @@ class Lists:
     found: Tensor  # (B,) long, legal sequences among the K
     target_calls: Tensor  # (B,) long
     accepted: Tensor | None  # (B, R) long, levels accepted a round, -1 after the end; None without a draft
+    target_tokens: int  # that the target's forwards read, a row, the prompt included
+    draft_tokens: int
 
 
-Method = Callable[[Tensor, Tensor, int, Clock], Lists]  # (input_ids, attention_mask, K, clock)
+@dataclass(frozen=True)
+class Method:
+    decode: Callable[[Tensor, Tensor, int, Clock], Lists]  # (input_ids, attention_mask, K, clock)
+    draws: bool = False  # it draws at random, so its lists are not those of beam search
+    warmup: int = 0  # requests that it needs at the least before it is timed
+    auto: Auto | None = None  # whose report says what it chose
 
 
 def make_methods(
-    target: PreTrainedModel, drafter: PreTrainedModel | None, items: Tensor, draft_width: int, gamma: int
-) -> dict[str, Method]:
-    """The methods by name. items: (n_items, L) token ids, on the device of the models."""
-    trie = Trie(items)
+    target: PreTrainedModel, draft: PreTrainedModel | None, items: Tensor, draft_width: int | None, gamma: int,
+    names: Sequence[str] = COMPARED,
+) -> dict[str, Method]:  # fmt: skip
+    """The methods by name, without those that need a draft where there is none.
 
-    def ours(gamma: int) -> Method:
+    items: (n_items, L) token ids, on the device of the models. draft_width: N; None is twice the beams.
+    """
+    trie, program = Trie(items), Program()
+
+    def ours(drafted: bool = True, draws: bool = False, auto: Auto | None = None, **how: object) -> Method:
+        search = auto.beam_search if auto else beam_search
+
         def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> Lists:
-            result = beam_search(
-                target, ids, mask, trie=trie, width=width, draft=drafter, draft_width=draft_width, gamma=gamma,
-                clock=clock,
-            )  # fmt: skip
-            return _lists(result, drafted=gamma > 0)
+            seeds = range(len(ids)) if draws else None
+            result = search(target, ids, mask, trie=trie, width=width, draft=draft, clock=clock, seeds=seeds, **how)
+            return _lists(result, drafted)
 
-        return decode
+        return Method(decode, draws, AUTO_REQUESTS if auto else 0, auto)
 
-    methods = {GENERATE: _generate(target, items), BASELINE: ours(0)}
-    return methods | {SPECULATIVE: ours(gamma)} if drafter else methods
+    by_model = {"gamma": gamma, "draft_width": draft_width}
+    auto = (Auto(**by_model), Auto(**by_model))
+    methods = {
+        GENERATE: lambda: Method(_generate(target, items)),
+        BASELINE: lambda: ours(drafted=False),
+        SPECULATIVE: lambda: ours(**by_model),
+        TRIE: lambda: ours(drafter="trie"),
+        HYBRID: lambda: ours(drafter="hybrid", draft_width=draft_width),
+        AUTO: lambda: ours(auto=auto[0]),
+        CAPTURED: lambda: ours(drafted=False, program=program),
+        AUTO_CAPTURED: lambda: ours(auto=auto[1], program=program),
+        RELAXED: lambda: ours(draws=True, verification="relaxed", **by_model),
+        SAMPLE: lambda: ours(draws=True, verification="sample", drafter="trie"),
+    }
+    return {name: methods[name]() for name in names if draft is not None or name not in NEED_DRAFT}
 
 
 def _lists(result: Result, drafted: bool) -> Lists:
     accepted = result.accepted if drafted else None
-    return Lists(result.sequences, result.scores, result.found, result.target_calls, accepted)
+    return Lists(
+        result.sequences, result.scores, result.found, result.target_calls, accepted, sum(result.target_tokens),
+        sum(result.draft_tokens),
+    )  # fmt: skip
 
 
-def _generate(target: PreTrainedModel, items: Tensor) -> Method:
+def _generate(target: PreTrainedModel, items: Tensor) -> Callable[[Tensor, Tensor, int, Clock], Lists]:
     """Beam search of transformers, constrained by `prefix_allowed_tokens_fn` over a dictionary of prefixes."""
     length, sequences = items.shape[1], items.unique(dim=0).tolist()
     children: dict[tuple[int, ...], set[int]] = {}
@@ -84,6 +117,8 @@ def _generate(target: PreTrainedModel, items: Tensor) -> Method:
             found=torch.full((batch,), min(width, len(sequences))),
             target_calls=torch.full((batch,), length),
             accepted=None,
+            target_tokens=width * (prompt + length - 1),  # every beam is a row, from the prompt on
+            draft_tokens=0,
         )
 
     return decode

@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sentencepiece
 import torch
@@ -129,6 +130,21 @@ def init_model(path: Path, shape: Shape, seed: int) -> int:
         model = LlamaForCausalLM(config)
         model.save_pretrained(partial)
     return model.num_parameters()
+
+
+def random_model(
+    shape: str, catalogue: Catalogue, dtype: torch.dtype, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A random LLaMA of a shape, in memory, with a tokenizer that knows the catalogue."""
+    chosen = check_shape(shape)
+    with TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(**{**vars(chosen), "vocab_size": chosen.vocab_size or len(tokenizer)})
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    add_item_tokens(model, tokenizer, catalogue)
+    return model.eval(), tokenizer
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -15,6 +15,7 @@ from genrec.files import atomic_path, write_text
 from genrec.metrics import ndcg, recall
 
 CUTOFFS = (1, 5, 10, 20)
+PAPER = {1: 2.33, 3: 1.97, 5: 1.84, 10: 1.87, 20: 1.82}  # AtSpeed-S, strict, Beauty: read off its figure
 PARTS = ("draft", "target", "verify")
 SHORT = ("method", "K", "ms", "speed-up", "over gamma 0", "target calls", "accepted levels", "Recall@K", "NDCG@K")
 
@@ -26,29 +27,42 @@ def summarise(
 
     tokens: id -> identifier token. An identifier that several items share recommends all of them, in ascending order.
     """
-    rows = []
+    quality = []
     for record in records:
         ranked = _items(record, items_of, tokens)
         labels = samples[record.request].labels
         scores = {f"Recall@{k}": recall(ranked, labels, k) for k in CUTOFFS if k <= record.width}
         scores |= {f"NDCG@{k}": ndcg(ranked, labels, k) for k in CUTOFFS if k <= record.width}
         scores |= {"Recall@K": recall(ranked, labels, record.width), "NDCG@K": ndcg(ranked, labels, record.width)}
-        parts = {f"{part} ms": seconds * 1e3 for part, seconds in record.parts.items()}
-        rows.append({
-            "method": record.method, "K": record.width, "ms": record.seconds * 1e3, "target calls": record.target_calls,
-            "accepted levels": record.accepted, **parts, "ties": record.tie, "users": 1, **scores,
-        })  # fmt: skip
-    frame = pd.DataFrame(rows)
-    how = dict.fromkeys(frame.columns.drop(["K", "method"]), "mean") | {"ms": "median", "ties": "sum", "users": "sum"}
-    groups = frame.groupby(["K", "method"], sort=False)
-    table = groups.agg(how).assign(**{"p95 ms": groups["ms"].quantile(0.95)})
-    for name, base in (("speed-up", GENERATE), ("over gamma 0", BASELINE)):
-        baseline = table["ms"].xs(base, level="method")
-        table[name] = baseline.reindex(table.index, level="K") / table["ms"]
+        quality.append({"method": record.method, "K": record.width, **scores})
+    means = pd.DataFrame(quality).groupby(["K", "method"], sort=False).mean()
+    table = timings(records).set_index(["K", "method"]).join(means).rename(columns={"requests": "users"})
     rest = ["p95 ms", *(f"{part} ms" for part in PARTS), *(f"{m}@{k}" for m in ("Recall", "NDCG") for k in CUTOFFS)]
     ordered = [*SHORT[2:], *(name for name in rest if name in table.columns), "ties", "users"]
     table = table[ordered].reset_index()
     return table[["method", *(name for name in table.columns if name != "method")]].astype({"ties": int})
+
+
+def timings(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a K and method: medians and 95th percentiles of times a request, and means of counts."""
+    rows = [
+        {
+            "method": record.method, "K": record.width, "ms": record.seconds * 1e3, "target calls": record.target_calls,
+            "accepted levels": record.accepted, "target tokens": record.target_tokens,
+            "draft tokens": record.draft_tokens, "ties": record.tie, "requests": 1,
+            **{f"{part} ms": seconds * 1e3 for part, seconds in record.parts.items()},
+        }
+        for record in records
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    how = dict.fromkeys(frame.columns.drop(["K", "method"]), "mean")
+    groups = frame.groupby(["K", "method"], sort=False)
+    table = groups.agg(how | {"ms": "median", "ties": "sum", "requests": "sum"})
+    table = table.assign(**{"p95 ms": groups["ms"].quantile(0.95)})
+    for name, base in (("speed-up", GENERATE), ("over gamma 0", BASELINE)):
+        baseline = table["ms"].xs(base, level="method")
+        table[name] = baseline.reindex(table.index, level="K") / table["ms"]
+    return table.reset_index()
 
 
 def _items(record: Record, items_of: dict[Identifier, list[int]], tokens: dict[int, str]) -> list[int]:
@@ -110,6 +124,63 @@ def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:
     write_text(folder / "results.md", f"{headline}\n\n{to_markdown(table, SHORT)}\n{to_markdown(table, rest)}")
     with atomic_path(folder / "results.png") as partial:
         plot(table, partial)
+
+
+TIMES = (
+    "method", "K", "ms", "p95 ms", "requests/s", "speed-up", "over gamma 0", "target calls", "accepted levels",
+    "target tokens", "draft tokens", "draft ms", "target ms", "verify ms", "peak MB",
+)  # fmt: skip
+
+
+def save_benchmark(folder: Path, name: str, table: pd.DataFrame, headline: str, notes: str) -> None:
+    """Write NAME.csv, NAME.md and NAME.png. table: of `timings`, one batch size and precision."""
+    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    columns = [column for column in TIMES if column in table.columns]
+    write_text(folder / f"{name}.md", f"{headline}\n\n{to_markdown(table, columns)}\n{notes}\n")
+    with atomic_path(folder / f"{name}.png") as partial:
+        plot_benchmark(table, headline, partial)
+
+
+def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
+    """Speed-up over `generate` by K, beside the paper's; target calls by K; where the time goes at the largest K."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
+    places, last = range(len(widths)), table[table["K"] == max(table["K"])].set_index("method")
+    figure, (speed, calls, split) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    for method in methods:
+        rows = table[table["method"] == method].set_index("K").reindex(widths)
+        style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "label": method}
+        if method != GENERATE:
+            speed.plot(places, rows["speed-up"], **style)
+        calls.plot(places, rows["target calls"], **style)
+    paper = [PAPER.get(width) for width in widths]
+    if any(paper):
+        speed.plot(
+            places, [v or float("nan") for v in paper], "k--", linewidth=1, label="AtSpeed-S, strict, A5000 (paper)"
+        )
+    speed.axhline(1, color="grey", linewidth=0.8, linestyle=":")
+    for axis, title in ((speed, "speed-up over generate"), (calls, "target calls a request")):
+        axis.set_xticks(places, [f"K = {width}" for width in widths])
+        axis.set_title(title)
+    left = pd.Series(0.0, index=last.index)
+    shown = [f"{part} ms" for part in (*PARTS, "round") if f"{part} ms" in table.columns]
+    rest = last["ms"] - last[shown].fillna(0).sum(axis=1)
+    for part, values in [*((p, last[p].fillna(0)) for p in shown), ("other ms", rest.clip(lower=0))]:
+        bars = values.where(last.index != GENERATE, 0.0)
+        split.barh(last.index, bars, left=left, label=part.removesuffix(" ms"))
+        left += bars
+    split.invert_yaxis()
+    split.set_title(f"where the time goes, K = {max(table['K'])}, ms a request")
+    for axis in (speed, calls, split):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=7)
+    figure.suptitle(headline, fontsize=8)
+    figure.savefig(path, dpi=130, format="png")
+    plt.close(figure)
 
 
 def plot(table: pd.DataFrame, path: Path) -> None:

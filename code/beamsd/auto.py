@@ -27,6 +27,7 @@ TRIES = 4  # requests before a drafter is judged; the first is not timed, since 
 MEMORY = 32  # requests remembered of each drafter
 AGAIN = 50  # one request in so many goes to a drafter that may have been misjudged, ...
 CLOSE = 1.3  # ... if its time is within this factor of the best
+KEPT = 16  # requests for which a decision holds, since deciding takes time too
 MARGIN = 0.97  # of the time of plain beam search: what drafting must promise to be chosen
 
 
@@ -113,6 +114,7 @@ class Auto:
         self.given = Choice("model", gamma, draft_width if draft_width is None else _tuple(draft_width), nodes)
         self._curves: WeakKeyDictionary[PreTrainedModel, Curve] = WeakKeyDictionary()
         self._ledgers: dict[Requests, dict[Choice, Ledger]] = {}
+        self._decided: dict[tuple[Requests, int], tuple[Choice, int]] = {}  # and for how many more requests
 
     def beam_search(
         self, target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *,
@@ -123,12 +125,14 @@ class Auto:
         B, P = input_ids.shape
         length = settings.get("max_new_tokens") or settings["trie"].length
         requests = Requests(B, settings["width"], length)
-        choice = self._choose(requests, P, target, draft, settings)
+        choice = self._decide(requests, P, target, draft, settings)
         start = time.perf_counter()
         result = beam_search(
             target, input_ids, attention_mask, draft=draft, clock=clock, program=program, **settings, **vars(choice)
         )
         seconds = time.perf_counter() - start
+        if len(self._ledgers[requests]) == 1:
+            return result
         ledger = self._ledgers[requests][choice]
         forwards = Forwards(_without(result.target_tokens, P), _without(result.draft_tokens, P))
         ledger.forwards.append(forwards)
@@ -137,7 +141,7 @@ class Auto:
             ledger.off.append(seconds / self._seconds(forwards, B, P, target, draft))
         return result
 
-    def _choose(
+    def _decide(
         self, requests: Requests, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None, settings: dict
     ) -> Choice:
         if requests not in self._ledgers:
@@ -145,6 +149,11 @@ class Auto:
         ledgers = self._ledgers[requests]
         if len(ledgers) == 1:
             return next(iter(ledgers))
+        alike = (requests, prompt // 32)
+        choice, left = self._decided.pop(alike, (None, 0))
+        if left:
+            self._decided[alike] = choice, left - 1
+            return choice
         for model in filter(None, (target, draft)):
             if model not in self._curves:
                 self._curves[model] = Curve.measure(model)
@@ -152,25 +161,15 @@ class Auto:
         def seconds(forwards: Forwards) -> float:
             return self._seconds(forwards, requests.batch, prompt, target, draft)
 
-        promise = {choice: _promise(ledger, seconds) for choice, ledger in ledgers.items() if ledger.tries >= TRIES}
-        unknown = {
+        best_cases = {
             choice: seconds(_best_case(choice, requests, settings.get("trie")))
             for choice, ledger in ledgers.items() if ledger.tries < TRIES
         }  # fmt: skip
-        # Plain beam search is first judged, since all others are judged against it.
-        if PLAIN in unknown:
-            return PLAIN
-        scale = median(ledgers[PLAIN].off)
-        hopeful = [choice for choice, least in unknown.items() if least * scale < min(promise.values())]
-        if hopeful:
-            return min(hopeful, key=unknown.get)
-        best = min(promise, key=promise.get)
-        if promise[best] > MARGIN * promise[PLAIN]:
-            best = PLAIN
-        if sum(ledger.tries for ledger in ledgers.values()) % AGAIN == 0:
-            close = [choice for choice in promise if choice != best and promise[choice] < CLOSE * promise[best]]
-            best = min(close, key=lambda choice: ledgers[choice].tries, default=best)
-        return best
+        promise = {choice: _promise(ledger, seconds) for choice, ledger in ledgers.items() if ledger.tries >= TRIES}
+        choice, is_trial = _choose(ledgers, best_cases, promise)
+        if not is_trial:
+            self._decided[alike] = choice, KEPT - 1
+        return choice
 
     def _choices(self, requests: Requests, draft: PreTrainedModel | None, settings: dict) -> list[Choice]:
         given, K = self.given, requests.width
@@ -207,6 +206,9 @@ class Auto:
                 "| drafter | requests | target calls | target tokens | draft tokens | clock / curves |",
                 "|---|---|---|---|---|---|",
             ]
+            if len(ledgers) == 1:
+                lines.append(f"| {next(iter(ledgers))} | the only choice | | | | |")
+                continue
             for choice, ledger in sorted(ledgers.items(), key=lambda item: -item[1].tries):
                 seen = ledger.forwards
                 numbers = (
@@ -219,6 +221,28 @@ class Auto:
             costs = ", ".join(f"{size}: {1e3 * s:.1f}" for size, s in zip(SIZES, curve.seconds, strict=True))
             lines.append(f"\n{type(model).__name__} of {model.num_parameters():,} weights, ms by tokens: {costs}")
         return "\n".join(lines).strip() or "no request yet"
+
+
+def _choose(
+    ledgers: dict[Choice, Ledger], best_cases: dict[Choice, float], promise: dict[Choice, float]
+) -> tuple[Choice, bool]:
+    """A choice, and whether it is made to learn. best_cases: seconds of those that are not judged yet; promise: of the
+    others."""
+    if PLAIN in best_cases:  # all others are judged against it
+        return PLAIN, True
+    off = median(ledgers[PLAIN].off)
+    hopeful = [choice for choice, seconds in best_cases.items() if seconds * off < min(promise.values())]
+    if hopeful:
+        return min(hopeful, key=best_cases.get), True
+    best = min(promise, key=promise.get)
+    if promise[best] > MARGIN * promise[PLAIN]:
+        best = PLAIN
+    close = [choice for choice in promise if choice != best and promise[choice] < CLOSE * promise[best]]
+    if close:
+        rare = min(close, key=lambda choice: ledgers[choice].tries)
+        if AGAIN * (ledgers[rare].tries - TRIES + 1) * len(close) < sum(ledger.tries for ledger in ledgers.values()):
+            return rare, True
+    return best, False
 
 
 def _promise(ledger: Ledger, seconds: Callable[[Forwards], float]) -> float:

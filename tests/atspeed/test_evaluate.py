@@ -47,9 +47,9 @@ def spoil(bench, change, in_float64=False):
     right = bench.methods[SPECULATIVE]
 
     def wrong(*args):
-        return change(right(*args))
+        return change(right.decode(*args))
 
-    bench.methods[SPECULATIVE] = wrong
+    bench.methods[SPECULATIVE] = replace(right, decode=wrong)
     if in_float64:
         bench._double = bench.methods
 

@@ -1,0 +1,32 @@
+"""How much memory a piece of work takes, at its peak."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
+    """MB on top of what is held before; None where the system does not say (it is Linux that does, for a CPU)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    try:
+        RESET.write_text("5")  # the peak of the resident memory
+        before = _kilobytes("VmRSS")
+        work()
+        return max(_kilobytes("VmHWM") - before, 0) / 1e3
+    except OSError:
+        work()
+        return None
+
+
+def _kilobytes(field: str) -> float:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return float(line.split()[1])

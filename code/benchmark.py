@@ -1,0 +1,135 @@
+"""Time every way to decode: methods x K x batch x precision, after checking that their lists are equal.
+
+    bash script/benchmark.sh
+    python code/benchmark.py --dataset beauty --target_model output/beauty/target \
+        --draft_model output/beauty/draft-AtSpeedSModel --output_dir output/beauty/benchmark
+    python code/benchmark.py --dataset beauty --shape llama-160m --output_dir output/beauty/benchmark  # random weights
+
+Methods take turns on every batch of one run. In float32 the lists of all methods that promise it must equal those of
+`generate`, or nothing is written; in other precisions the overlap is counted. Writes a CSV, a Markdown page and a plot
+for each batch size and precision, and what the auto drafter chose and why.
+"""
+
+import platform
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from atspeed.checkpoints import open_checkpoint
+from atspeed.evaluate import Bench
+from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE
+from atspeed.models import check_dtype, load_model, load_tokenizer, random_model
+from atspeed.prompts import encode_prompts
+from atspeed.report import save_benchmark, timings, to_markdown, verdict
+from genrec.artefacts import FACTS, make_facts, read_facts
+from genrec.cli import run
+from genrec.dataset import Dataset, load_dataset, take
+from genrec.errors import UserError
+from genrec.files import write_json
+
+STAGE = "benchmark"
+SHOWN = ("method", "K", "ms", "p95 ms", "speed-up", "over gamma 0", "target calls", "target tokens", "peak MB")
+
+
+def main(
+    dataset: str,
+    output_dir: str,
+    target_model: str | None = None,
+    draft_model: str | None = None,
+    shape: str | None = None,
+    draft_shape: str | None = None,
+    data_path: str = "data",
+    index: str | None = None,
+    methods: tuple[str, ...] | None = None,
+    run_beam_sizes: tuple[int, ...] = (1, 3, 5, 10, 20, 50),
+    batch_sizes: tuple[int, ...] = (1,),
+    dtypes: tuple[str, ...] = ("float32",),
+    draft_beam_size: int | None = None,
+    gamma: int = 3,
+    requests: int = 20,
+    warmup: int = 2,
+    seed: int = 0,
+) -> None:
+    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # Compiling for a CPU takes half a minute for every number of tokens, so it must be asked for.
+    methods = methods or tuple(name for name in ALL if device.type == "cuda" or name not in (CAPTURED, AUTO_CAPTURED))
+    check(methods, target_model, shape, draft_model, draft_shape, (*run_beam_sizes, *batch_sizes, requests))
+    weights = [check_dtype(dtype) for dtype in dtypes]
+    data, output = load_dataset(data_path, dataset, index), Path(output_dir)
+    drafts = bool(draft_model or draft_shape)
+    for dtype, weight in zip(dtypes, weights, strict=True):
+        target, tokenizer = open_model(target_model, shape, data, weight, seed)
+        draft = open_model(draft_model, draft_shape, data, weight, seed + 1)[0].to(device) if drafts else None
+        prompts = encode_prompts(tokenizer, data.catalogue, take(data.samples("test"), requests, seed), 512)
+        for batch_size in batch_sizes:
+            bench = Bench(
+                target.to(device), draft, data.catalogue.token_ids(tokenizer), draft_width=draft_beam_size, gamma=gamma,
+                names=methods,
+            )  # fmt: skip
+            records = bench.run(prompts, range(len(prompts)), run_beam_sizes, batch_size=batch_size, warmup=warmup)
+            table = timings(records)
+            memory = {k: bench.memory(prompts[:batch_size], k) for k in run_beam_sizes}
+            table["peak MB"] = [memory[row.K][row.method] for row in table.itertuples()]
+            table["requests/s"] = 1e3 / table["ms"]
+            headline = (
+                f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, "
+                f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}, "
+                f"{machine(device)}, seed {seed}"
+            )
+            exact = [r for r in records if not bench.methods[r.method].draws]
+            notes = [verdict(exact, bench.exact)]
+            notes += [f"\n{name}:\n\n{m.auto.report()}" for name, m in bench.methods.items() if m.auto]
+            save_benchmark(output, f"batch-{batch_size}-{dtype}", table, headline, "\n".join(notes))
+            print(f"\n{headline}\n\n{to_markdown(table, SHOWN)}\n{notes[0]}")
+    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine(device)))
+    print(f"written to {output}")
+
+
+def check(
+    methods: tuple[str, ...], target: str | None, shape: str | None, draft: str | None, draft_shape: str | None,
+    sizes: tuple[int, ...],
+) -> None:  # fmt: skip
+    """Raises UserError for flags that do not fit together, before any work."""
+    unknown = set(methods) - set(ALL)
+    if unknown or not {GENERATE, BASELINE} <= set(methods):
+        raise UserError(
+            f"--methods {','.join(methods)}: choose from {', '.join(ALL)}, with {GENERATE} and {BASELINE} among them"
+        )
+    if (target is None) == (shape is None) or (draft and draft_shape):
+        raise UserError("give --target_model or --shape, and at most one of --draft_model and --draft_shape")
+    if min(sizes) < 1:
+        raise UserError("--run_beam_sizes, --batch_sizes and --requests must be at least 1")
+
+
+def open_model(
+    path: str | None, shape: str | None, data: Dataset, dtype: torch.dtype, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A checkpoint of ours, or random weights of a shape."""
+    if path is None:
+        return random_model(shape, data.catalogue, dtype, seed)
+    stage = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama")["stage"]
+    open_checkpoint(path, stage, stage, data)
+    return load_model(path, dtype), load_tokenizer(path)
+
+
+def describe(path: str | None, shape: str | None, model: PreTrainedModel | None) -> str:
+    """The model in a few words; whether it was grown or is random."""
+    if model is None:
+        return "none"
+    size = f"{model.num_parameters() / 1e6:.1f} M weights"
+    if path is None:
+        return f"{shape} ({size}, random)"
+    grown = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama").get("grown")
+    return f"{path} ({size}{', grown from a smaller one' if grown else ''})"
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    run(main)

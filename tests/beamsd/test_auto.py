@@ -1,0 +1,109 @@
+"""The drafter is chosen by what forwards cost and how often each was right; the lists do not depend on it."""
+
+import pytest
+import torch
+
+from beamsd import Auto, Trie, beam_search, speculate
+from beamsd.auto import PLAIN, TRIES, Choice, Curve, Ledger, _choose
+from conftest import assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
+
+
+def priced(auto, target, draft, call, token):
+    """Let forwards cost what we say: `call` seconds each, and `token` a token; the draft a tenth."""
+    sizes = torch.tensor([1.0, 16, 64, 256])
+    auto._curves[target] = Curve(tuple((call + token * sizes).tolist()))
+    auto._curves[draft] = Curve(tuple(((call + token * sizes) / 10).tolist()))
+
+
+def by_the_curves(auto, monkeypatch):
+    """Have the clock agree with the curves, so that what is chosen does not depend on this machine."""
+    monkeypatch.setattr("beamsd.auto.median", lambda _: 1.0)
+
+
+@pytest.mark.parametrize(
+    ("noise", "call", "token", "chosen"),
+    [
+        (0.0, 1.0, 1e-6, "hybrid"),  # calls are all that costs, and the draft is right: one call
+        (3.0, 1.0, 1e-6, "trie"),  # the draft is never right: two calls without it
+        (3.0, 1e-6, 1.0, "none"),  # tokens are all that costs: nothing is drafted in vain
+    ],
+)
+def test_the_cheapest_is_chosen(noise, call, token, chosen, monkeypatch):
+    target = tiny_llama(1, 2)
+    draft, trie, auto = noisy_copy(target, noise), Trie(random_items(400)), Auto(draft_width=12)
+    priced(auto, target, draft, call, token)
+    by_the_curves(auto, monkeypatch)
+    ids, mask = random_prompts(2, 9)
+    options = {"trie": trie, "width": 6, "draft": draft}
+    expected = beam_search(target, ids, mask, **options)
+    for _ in range(40):
+        assert_same_lists(auto.beam_search(target, ids, mask, **options), expected)
+    (ledgers,) = auto._ledgers.values()
+    most = max(ledgers, key=lambda choice: ledgers[choice].tries)
+    assert most.drafter == chosen
+    assert ledgers[PLAIN].tries >= TRIES
+    assert f"| {most} | {ledgers[most].tries} |" in auto.report()
+
+
+@pytest.mark.parametrize(
+    ("noise", "options", "choices"),
+    [
+        (0.1, {"max_new_tokens": 4}, {"none", "model"}),  # no trie
+        (None, {"trie": Trie(random_items(50))}, {"none", "trie"}),  # no draft
+        (None, {"max_new_tokens": 4}, {"none"}),
+        (0.1, {"trie": Trie(random_items(50)), "verification": "relaxed", "seeds": [1, 2]}, {"model"}),
+        (0.1, {"trie": Trie(random_items(50)), "verification": "sample", "seeds": [1, 2]},
+         {"none", "trie", "model", "hybrid"}),
+    ],
+)  # fmt: skip
+def test_only_what_can_draft_is_among_the_choices(noise, options, choices):
+    target, auto, (ids, mask) = tiny_llama(1, 2), Auto(), random_prompts(2, 9)
+    draft = None if noise is None else noisy_copy(target, noise)
+    for _ in range(3):
+        auto.beam_search(target, ids, mask, draft=draft, width=4, **options)
+    (ledgers,) = auto._ledgers.values()
+    assert {choice.drafter for choice in ledgers} == choices
+    assert auto.report().count("\n| ") >= len(choices)
+
+
+def ledger(tries):
+    ledger = Ledger(tries)
+    ledger.off.append(1.0)
+    return ledger
+
+
+TRIE, MODEL = Choice("trie"), Choice("model", 3)
+
+
+@pytest.mark.parametrize(
+    ("tries", "best_cases", "promise", "expected"),
+    [
+        ((0, 0, 0), {PLAIN: 5, TRIE: 1, MODEL: 1}, {}, (PLAIN, True)),
+        ((9, 0, 0), {TRIE: 3, MODEL: 1}, {PLAIN: 2.0}, (MODEL, True)),  # the trie's best case is no better than plain
+        ((9, 0, 4), {TRIE: 3}, {PLAIN: 2.0, MODEL: 1.0}, (MODEL, False)),
+        ((9, 4, 4), {}, {PLAIN: 2.0, TRIE: 1.99, MODEL: 3.0}, (PLAIN, False)),  # a gain of less than three per cent
+        ((90, 4, 4), {}, {PLAIN: 2.0, TRIE: 2.2, MODEL: 3.0}, (TRIE, True)),  # it may have been misjudged
+        ((90, 6, 4), {}, {PLAIN: 2.0, TRIE: 2.2, MODEL: 3.0}, (PLAIN, False)),  # not so soon again
+    ],
+)
+def test_a_decision(tries, best_cases, promise, expected):
+    ledgers = dict(zip((PLAIN, TRIE, MODEL), map(ledger, tries), strict=True))
+    assert _choose(ledgers, best_cases, promise) == expected
+
+
+def test_time_is_linear_between_what_was_measured_and_beyond():
+    curve = Curve((1.0, 2.5, 3.0, 6.0))
+    assert [curve(tokens) for tokens in (1, 8.5, 64, 160, 448)] == [1.0, 1.75, 3.0, 4.5, 9.0]
+
+
+def test_speculate_learns_from_call_to_call():
+    target = tiny_llama(1, 2)
+    decode = speculate(noisy_copy(target, 0.1), trie=Trie(random_items(200)))
+    assert decode.report() == "no request yet"
+    ids, mask = random_prompts(2, 9)
+    for _ in range(6):
+        target.generate(
+            input_ids=ids, attention_mask=mask, num_beams=4, max_new_tokens=4, do_sample=False, custom_generate=decode
+        )
+    assert "batch 2, K 4, 4 tokens" in decode.report()
+    assert "| none | 4 |" in decode.report()
