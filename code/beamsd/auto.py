@@ -23,7 +23,7 @@ from beamsd.tree import Tree
 from beamsd.trie import Trie
 
 SIZES = (1, 16, 64, 256)  # tokens of the forwards that are timed; beyond, time is taken to be linear
-TRIES = 4  # requests before a drafter is judged; the first is not timed, since memory is fetched and kernels load
+TRIES = 3  # timed requests before a drafter is judged
 MEMORY = 32  # requests remembered of each drafter
 AGAIN = 50  # one request in so many goes to a drafter that may have been misjudged, ...
 CLOSE = 1.3  # ... if its time is within this factor of the best
@@ -114,6 +114,7 @@ class Auto:
         self.given = Choice("model", gamma, draft_width if draft_width is None else _tuple(draft_width), nodes)
         self._curves: WeakKeyDictionary[PreTrainedModel, Curve] = WeakKeyDictionary()
         self._ledgers: dict[Requests, dict[Choice, Ledger]] = {}
+        self._seen: set[tuple] = set()
         self._decided: dict[tuple[Requests, int], tuple[Choice, int]] = {}  # and for how many more requests
 
     def beam_search(
@@ -137,8 +138,11 @@ class Auto:
         forwards = Forwards(_without(result.target_tokens, P), _without(result.draft_tokens, P))
         ledger.forwards.append(forwards)
         ledger.tries += 1
-        if ledger.tries > 1:
+        # What runs for the first time is not timed: memory is fetched, kernels load, shapes are captured or compiled.
+        shapes = (requests, choice, result.target_tokens if program else None)
+        if shapes in self._seen:
             ledger.off.append(seconds / self._seconds(forwards, B, P, target, draft))
+        self._seen.add(shapes)
         return result
 
     def _decide(
@@ -163,9 +167,9 @@ class Auto:
 
         best_cases = {
             choice: seconds(_best_case(choice, requests, settings.get("trie")))
-            for choice, ledger in ledgers.items() if ledger.tries < TRIES
+            for choice, ledger in ledgers.items() if len(ledger.off) < TRIES
         }  # fmt: skip
-        promise = {choice: _promise(ledger, seconds) for choice, ledger in ledgers.items() if ledger.tries >= TRIES}
+        promise = {choice: _promise(ledger, seconds) for choice, ledger in ledgers.items() if len(ledger.off) >= TRIES}
         choice, is_trial = _choose(ledgers, best_cases, promise)
         if not is_trial:
             self._decided[alike] = choice, KEPT - 1

@@ -20,6 +20,7 @@ from beamsd.search import ROUNDS_KEPT, Batch, Round, Run, Timer
 from beamsd.settings import Plan
 
 BUCKET = 32  # tokens of a prompt, nodes of a level
+MOST_SHAPES = 256  # that a model is compiled for; beyond, torch would run it as it is
 
 Replay = Callable[[], None]
 
@@ -57,7 +58,17 @@ class CudaGraphs:
 
 def frozen(body: Callable) -> Callable:
     """A model's body compiled for each shape that it reads, with its weights as constants, laid out for the shape."""
-    return torch.compile(body, dynamic=False, options={"freezing": True})
+    import torch._dynamo.config  # here, since importing them takes seconds
+    import torch._inductor.config
+
+    compiled = torch.compile(body, dynamic=False)
+
+    def call(**inputs: object) -> object:
+        # Not by torch.compile(options=...), under which weights are not frozen (torch 2.13).
+        with torch._inductor.config.patch(freezing=True), torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+            return compiled(**inputs)
+
+    return call
 
 
 class Program:
@@ -69,10 +80,11 @@ class Program:
     """
 
     def __init__(
-        self, *, recorder: Callable[[], Recorder] | None = None, compiler: Callable[[Callable], Callable] = frozen
+        self, *, recorder: Callable[[], Recorder] | None = None, compiler: Callable[[Callable], Callable] | None = None
     ):  # fmt: skip
-        """recorder: makes one a batch shape; None is CUDA graphs on a GPU. compiler: of the models, on the CPU."""
-        self._recorder, self._compiler = recorder, compiler
+        """recorder: makes one a batch shape; None is CUDA graphs on a GPU. compiler: of the models, on the CPU; None is
+        `frozen`."""
+        self._recorder, self._compiler = recorder, compiler or frozen
         self._bodies: WeakKeyDictionary[PreTrainedModel, Callable] = WeakKeyDictionary()
         self._runs: dict[tuple, RecordedRun] = {}
 

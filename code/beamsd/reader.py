@@ -85,6 +85,13 @@ class Reader:
         self.cache = Cache(layers=self.layers)
         self.begin()
 
+    def _fill_cache(self, batch: int) -> None:
+        """Read a word, so that the cache is there before anything is compiled; what it wrote is overwritten."""
+        word = torch.zeros(batch, 1, dtype=torch.long, device=self.model.device)
+        for layer in self.layers:
+            layer.slots = word[0]
+        self.parts.body(input_ids=word, position_ids=word, past_key_values=self.cache, use_cache=True)
+
     def begin(self) -> None:
         """Start over, in the same cache."""
         self.return_to(())
@@ -112,6 +119,8 @@ class Reader:
             "return_dict": True,
         }
         if whole:
+            if not self.layers[0].is_initialized:
+                self._fill_cache(len(tree.tokens))
             slots = torch.arange(self.read, tree.size, device=tree.tokens.device)
             for layer in self.layers:
                 layer.slots, layer.read = slots, tree.size

@@ -7,6 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 from beamsd import Program, Trie, beam_search
 from beamsd.program import Recording
+from beamsd.search import Run
 from conftest import DRAFTERS, assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
 
 aten = torch.ops.aten
@@ -125,6 +126,27 @@ def test_relaxed_draws_the_same_when_captured():
 def test_what_cannot_be_captured_is_refused():
     with pytest.raises(ValueError, match="answers of at most 16 tokens"):
         beam_search(tiny_llama(1, 1), torch.tensor([[5, 6]]), width=2, max_new_tokens=17, program=Program())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("search", SEARCHES)
+def test_cuda_graphs_give_what_others_give_and_wait_once_a_round(search, monkeypatch):
+    step = Run.step
+
+    def watched(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Run, "step", watched)
+    target, trie, program = tiny_llama(1, 2).cuda(), Trie(uneven_items().cuda()), Program()
+    options = {"trie": trie, "width": 6, "draft": noisy_copy(target, 0.1)}
+    for seed, length in enumerate([9, 11, 9, 40, 5, 6]):
+        ids, mask = (each.cuda() for each in random_prompts(3, length, seed))
+        captured = beam_search(target, ids, mask, program=program, **options, **SEARCHES[search])
+        assert_same_lists(captured, beam_search(target, ids, mask, **options))
 
 
 @pytest.mark.slow
