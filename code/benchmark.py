@@ -47,6 +47,7 @@ def main(
     dtypes: tuple[str, ...] = ("float32",),
     draft_beam_size: int | None = None,
     gamma: int = 3,
+    nodes: int | None = None,
     requests: int = 20,
     warmup: int = 2,
     seed: int = 0,
@@ -66,7 +67,7 @@ def main(
         for batch_size in batch_sizes:
             bench = Bench(
                 target.to(device), draft, data.catalogue.token_ids(tokenizer), draft_width=draft_beam_size, gamma=gamma,
-                names=methods,
+                nodes=nodes, names=methods,
             )  # fmt: skip
             records = bench.run(prompts, range(len(prompts)), run_beam_sizes, batch_size=batch_size, warmup=warmup)
             table = timings(records)

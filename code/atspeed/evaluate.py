@@ -50,12 +50,15 @@ class Bench:
         *,
         draft_width: int | None,
         gamma: int,
+        nodes: int | None = None,
         names: Sequence[str] = COMPARED,
     ):
         """items: (n_items, L) token ids. names: of the methods. In float32 the lists of all methods but those that draw
         at random must be equal; else they are counted."""
         self.target, self.draft = target, draft
-        self.options = {"items": items.to(target.device), "draft_width": draft_width, "gamma": gamma, "names": names}
+        self.options = {
+            "items": items.to(target.device), "draft_width": draft_width, "gamma": gamma, "nodes": nodes, "names": names
+        }  # fmt: skip
         self.methods = make_methods(target, draft, **self.options)
         self.exact = target.dtype == torch.float32
         self.legal = {tuple(item) for item in items.tolist()}

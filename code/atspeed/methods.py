@@ -41,11 +41,12 @@ class Method:
 
 def make_methods(
     target: PreTrainedModel, draft: PreTrainedModel | None, items: Tensor, draft_width: int | None, gamma: int,
-    names: Sequence[str] = COMPARED,
+    nodes: int | None = None, names: Sequence[str] = COMPARED,
 ) -> dict[str, Method]:  # fmt: skip
     """The methods by name, without those that need a draft where there is none.
 
     items: (n_items, L) token ids, on the device of the models. draft_width: N; None is twice the beams.
+    nodes: that "trie" and "hybrid" draft a round at most.
     """
     trie, program = Trie(items), Program()
 
@@ -60,18 +61,18 @@ def make_methods(
         return Method(decode, draws, AUTO_REQUESTS if auto else 0, auto)
 
     by_model = {"gamma": gamma, "draft_width": draft_width}
-    auto = (Auto(**by_model), Auto(**by_model))
+    auto = (Auto(nodes=nodes, **by_model), Auto(nodes=nodes, **by_model))
     methods = {
         GENERATE: lambda: Method(_generate(target, items)),
         BASELINE: lambda: ours(drafted=False),
         SPECULATIVE: lambda: ours(**by_model),
-        TRIE: lambda: ours(drafter="trie"),
-        HYBRID: lambda: ours(drafter="hybrid", draft_width=draft_width),
+        TRIE: lambda: ours(drafter="trie", nodes=nodes),
+        HYBRID: lambda: ours(drafter="hybrid", draft_width=draft_width, nodes=nodes),
         AUTO: lambda: ours(auto=auto[0]),
         CAPTURED: lambda: ours(drafted=False, program=program),
         AUTO_CAPTURED: lambda: ours(auto=auto[1], program=program),
         RELAXED: lambda: ours(draws=True, verification="relaxed", **by_model),
-        SAMPLE: lambda: ours(draws=True, verification="sample", drafter="trie"),
+        SAMPLE: lambda: ours(draws=True, verification="sample", drafter="trie", nodes=nodes),
     }
     return {name: methods[name]() for name in names if draft is not None or name not in NEED_DRAFT}
 

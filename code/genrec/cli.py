@@ -93,6 +93,8 @@ def _convert(name: str, value: object, hint: object) -> object:
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
     if typing.get_origin(hint) is tuple:
+        if isinstance(value, str):  # one with a space in it, which fire leaves alone
+            value = value.split(",")
         values = value if isinstance(value, tuple | list) else [value]
         return tuple(_convert(name, item, typing.get_args(hint)[0]) for item in values)
     if hint is str:

@@ -21,7 +21,7 @@ from genrec.errors import UserError
 
 def main(
     output: str, seed: int = 0, rate: float = 1.0, widths: tuple[int, ...] = (20,), index: str | None = "i",
-    max_users: int | None = 9, full: bool = True,
+    max_users: int | None = 9, full: bool = True, names: tuple[str, ...] = (),
 ) -> None:
     """What it does."""
     Path("ran.json").write_text(json.dumps(locals()))
@@ -32,7 +32,7 @@ def main(
 if __name__ == "__main__":
     run(main)
 '''
-DEFAULTS = dict(output="a", seed=0, rate=1.0, widths=[20], index="i", max_users=9, full=True)
+DEFAULTS = dict(output="a", seed=0, rate=1.0, widths=[20], index="i", max_users=9, full=True, names=[])
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def stage(tmp_path):
         (["--index", "", "--max_users=", "--full", "false"], dict(index=None, max_users=None, full=False)),
         (["--index", "None", "--rate=1e-4", "--full"], dict(index=None, rate=1e-4)),
         (["--output", "2024_01_05", "--index", "1e3"], dict(output="2024_01_05", index="1e3")),
+        (["--names", "gamma 0,trie"], dict(names=["gamma 0", "trie"])),
         (["--seed", "1", "--seed", "2"], dict(seed=2)),  # a script's flag, then the user's
     ],
 )
