@@ -44,25 +44,29 @@ def summarise(
 
 
 def timings(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a K and method: medians and 95th percentiles of times a request, and means of counts."""
+    """One row a K and method: medians and 95th percentiles of times a request, and means of counts.
+
+    Speed-ups are medians of the ratios request by request, since methods take turns on each: what slows the machine for
+    a while slows both sides.
+    """
     rows = [
         {
-            "method": record.method, "K": record.width, "ms": record.seconds * 1e3, "target calls": record.target_calls,
-            "accepted levels": record.accepted, "target tokens": record.target_tokens,
-            "draft tokens": record.draft_tokens, "ties": record.tie, "requests": 1,
-            **{f"{part} ms": seconds * 1e3 for part, seconds in record.parts.items()},
+            "request": record.request, "method": record.method, "K": record.width, "ms": record.seconds * 1e3,
+            "target calls": record.target_calls, "accepted levels": record.accepted,
+            "target tokens": record.target_tokens, "draft tokens": record.draft_tokens, "ties": record.tie,
+            "requests": 1, **{f"{part} ms": seconds * 1e3 for part, seconds in record.parts.items()},
         }
         for record in records
     ]  # fmt: skip
     frame = pd.DataFrame(rows)
-    how = dict.fromkeys(frame.columns.drop(["K", "method"]), "mean")
-    groups = frame.groupby(["K", "method"], sort=False)
-    table = groups.agg(how | {"ms": "median", "ties": "sum", "requests": "sum"})
-    table = table.assign(**{"p95 ms": groups["ms"].quantile(0.95)})
+    of_request = frame.set_index(["K", "request"])
     for name, base in (("speed-up", GENERATE), ("over gamma 0", BASELINE)):
-        baseline = table["ms"].xs(base, level="method")
-        table[name] = baseline.reindex(table.index, level="K") / table["ms"]
-    return table.reset_index()
+        baseline = of_request.loc[of_request["method"] == base, "ms"]
+        frame[name] = baseline.reindex(of_request.index).to_numpy() / frame["ms"]
+    how = dict.fromkeys(frame.columns.drop(["K", "method", "request"]), "mean")
+    groups = frame.groupby(["K", "method"], sort=False)
+    how |= dict.fromkeys(("ms", "speed-up", "over gamma 0"), "median") | {"ties": "sum", "requests": "sum"}
+    return groups.agg(how).assign(**{"p95 ms": groups["ms"].quantile(0.95)}).reset_index()
 
 
 def _items(record: Record, items_of: dict[Identifier, list[int]], tokens: dict[int, str]) -> list[int]:

@@ -9,7 +9,7 @@ import time
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from weakref import WeakKeyDictionary
 
@@ -180,6 +180,8 @@ class Auto:
         model = [given] if draft is not None and given.gamma else []
         if settings.get("verification") == "relaxed":
             return model or [PLAIN]
+        if model and given.gamma > 1:  # every second level then comes for free, and few nodes are wasted
+            model.append(replace(given, gamma=1))
         if settings.get("trie") is None or settings.get("logits_processor"):
             return [PLAIN, *model]
         choices = [PLAIN, Choice("trie", nodes=given.nodes), *model]

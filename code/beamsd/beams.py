@@ -34,7 +34,7 @@ class Beams:
         """
         B, device = tree.tokens.shape[0], tree.tokens.device
         scores = torch.full((B, width), junk, device=device)
-        scores[:, 0] = 0
+        scores[:, 0].fill_(0)  # an assignment would bring its value from the host
         zeros = torch.zeros(B, width, dtype=torch.long, device=device)
         history = zeros[..., None].expand(B, width, length)
         nodes = zeros + (tree.size - 1)

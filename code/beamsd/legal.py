@@ -118,7 +118,7 @@ class OnVocabulary:
         if self.processors:
             log_probs = self._processed(log_probs, beams)
         for token in self.never:
-            log_probs[..., token] = -torch.inf
+            log_probs[..., token].fill_(-torch.inf)
         return Words(log_probs)
 
     def for_draft(self, eos: tuple[int, ...]) -> "OnVocabulary":

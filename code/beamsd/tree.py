@@ -62,7 +62,7 @@ class Tree:
         self.tokens[:, start:end] = tokens
         self.parents[:, start:end] = parents
         self.sees[:, start:end] = self.sees.gather(1, parents[..., None].expand(B, m, self.capacity))
-        self.sees[:, nodes, nodes] = True
+        self.sees.diagonal(dim1=1, dim2=2)[:, start:end].fill_(True)
         self.size = end
         return nodes.expand(B, m)
 

@@ -11,7 +11,10 @@ from beamsd.search import Run
 from conftest import DRAFTERS, assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
 
 aten = torch.ops.aten
-SYNCS = (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.item.default)
+SYNCS = (
+    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.item.default,
+    aten.lift_fresh.default,  # torch.tensor(…): on a GPU, a copy from the host
+)  # fmt: skip
 ALLOCATIONS = (aten.empty.memory_format, aten.new_empty.default, aten.empty_like.default)
 
 
