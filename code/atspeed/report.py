@@ -155,9 +155,9 @@ def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
     places, last = range(len(widths)), table[table["K"] == max(table["K"])].set_index("method")
     figure, (speed, calls, split) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    for method in methods:
+    for i, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("K").reindex(widths)
-        style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "label": method}
+        style = {"marker": "o", "markersize": 4, "linewidth": 1.4, "label": method, "color": f"C{i}"}
         if method != GENERATE:
             speed.plot(places, rows["speed-up"], **style)
         calls.plot(places, rows["target calls"], **style)

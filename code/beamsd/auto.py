@@ -24,6 +24,7 @@ from beamsd.trie import Trie
 
 SIZES = (1, 16, 64, 256)  # tokens of the forwards that are timed; beyond, time is taken to be linear
 TRIES = 3  # timed requests before a drafter is judged
+MOST_TRIES = 9  # requests after which it must be judged by what was timed, or is given up
 MEMORY = 32  # requests remembered of each drafter
 AGAIN = 50  # one request in so many goes to a drafter that may have been misjudged, ...
 CLOSE = 1.3  # ... if its time is within this factor of the best
@@ -91,6 +92,11 @@ class Ledger:
     tries: int = 0
     forwards: deque[Forwards] = field(default_factory=lambda: deque(maxlen=MEMORY))
     off: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))  # seconds by the clock / by the curves
+
+    @property
+    def wanting(self) -> bool:
+        """Whether it should be tried again before it is judged."""
+        return len(self.off) < TRIES and self.tries < MOST_TRIES
 
 
 @dataclass(frozen=True)
@@ -167,9 +173,12 @@ class Auto:
 
         best_cases = {
             choice: seconds(_best_case(choice, requests, settings.get("trie")))
-            for choice, ledger in ledgers.items() if len(ledger.off) < TRIES
+            for choice, ledger in ledgers.items() if ledger.wanting
         }  # fmt: skip
-        promise = {choice: _promise(ledger, seconds) for choice, ledger in ledgers.items() if len(ledger.off) >= TRIES}
+        promise = {
+            choice: _promise(ledger, seconds)
+            for choice, ledger in ledgers.items() if ledger.off and not ledger.wanting
+        }  # fmt: skip
         choice, is_trial = _choose(ledgers, best_cases, promise)
         if not is_trial:
             self._decided[alike] = choice, KEPT - 1
@@ -220,7 +229,8 @@ class Auto:
                 numbers = (
                     f"{fmean(len(f.target) for f in seen):.2f} | {fmean(sum(f.target) for f in seen):.0f} | "
                     f"{fmean(sum(f.draft) for f in seen):.0f} | {median(ledger.off):.2f}"
-                    if ledger.off else "not tried: its best case is slower than another's average | | |"
+                    if ledger.off else "not timed yet | | |" if ledger.tries
+                    else "not tried: its best case is slower than another's average | | |"
                 )  # fmt: skip
                 lines.append(f"| {choice} | {ledger.tries} | {numbers} |")
         for model, curve in self._curves.items():
@@ -234,7 +244,7 @@ def _choose(
 ) -> tuple[Choice, bool]:
     """A choice, and whether it is made to learn. best_cases: seconds of those that are not judged yet; promise: of the
     others."""
-    if PLAIN in best_cases:  # all others are judged against it
+    if PLAIN not in promise:  # all others are judged against it
         return PLAIN, True
     off = median(ledgers[PLAIN].off)
     hopeful = [choice for choice, seconds in best_cases.items() if seconds * off < min(promise.values())]
