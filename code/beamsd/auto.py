@@ -27,7 +27,7 @@ TRIES = 3  # timed requests before a drafter is judged
 MOST_TRIES = 9  # requests after which it must be judged by what was timed, or is given up
 MEMORY = 32  # requests remembered of each drafter
 AGAIN = 50  # one request in so many goes to a drafter that may have been misjudged, ...
-CLOSE = 1.3  # ... if its time is within this factor of the best
+CLOSE = 1.3  # ... if its time is within this factor of the best, or if it is plain beam search
 KEPT = 16  # requests for which a decision holds, since deciding takes time too
 MARGIN = 0.97  # of the time of plain beam search: what drafting must promise to be chosen
 
@@ -93,6 +93,12 @@ class Ledger:
     forwards: deque[Forwards] = field(default_factory=lambda: deque(maxlen=MEMORY))
     off: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))  # seconds by the clock / by the curves
 
+    def learn(self, off: float) -> None:
+        """Remember; what was much slower before, when the machine was busy with other things, is forgotten."""
+        if self.off and off < median(self.off) / 1.5:
+            self.off.clear()
+        self.off.append(off)
+
     @property
     def wanting(self) -> bool:
         """Whether it should be tried again before it is judged."""
@@ -147,7 +153,7 @@ class Auto:
         # What runs for the first time is not timed: memory is fetched, kernels load, shapes are captured or compiled.
         shapes = (requests, choice, result.target_tokens if program else None)
         if shapes in self._seen:
-            ledger.off.append(seconds / self._seconds(forwards, B, P, target, draft))
+            ledger.learn(seconds / self._seconds(forwards, B, P, target, draft))
         self._seen.add(shapes)
         return result
 
@@ -253,7 +259,10 @@ def _choose(
     best = min(promise, key=promise.get)
     if promise[best] > MARGIN * promise[PLAIN]:
         best = PLAIN
-    close = [choice for choice in promise if choice != best and promise[choice] < CLOSE * promise[best]]
+    close = [
+        choice for choice, seconds in promise.items()
+        if choice != best and (choice == PLAIN or seconds < CLOSE * promise[best])
+    ]  # fmt: skip
     if close:
         rare = min(close, key=lambda choice: ledgers[choice].tries)
         if AGAIN * (ledgers[rare].tries - TRIES + 1) * len(close) < sum(ledger.tries for ledger in ledgers.values()):
