@@ -6,7 +6,7 @@
     python code/benchmark.py --dataset beauty --shape llama-160m --output_dir output/beauty/benchmark  # random weights
 
 Methods take turns on every batch of one run. In float32 the lists of all methods that promise it must equal those of
-`generate`, or nothing is written; in other precisions the overlap is counted. Writes a CSV, a Markdown page and a plot
+`generate`, or the run ends; in other precisions equal lists are counted. Writes a CSV, a Markdown page and a plot
 for each batch size and precision, and what the auto drafter chose and why.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Times every way to decode, lists checked to be equal first. Writes $OUTPUT_DIR/$DATASET/benchmark.
 #   DATASET=beauty run_beam_sizes=1,5,20 BATCH_SIZES=1,8 bash script/benchmark.sh [--flag value …]
-#   TARGET_MODEL= SHAPE=llama-160m bash script/benchmark.sh      # random weights of a shape, no checkpoint
+#   TARGET_MODEL= DRAFT_MODEL= SHAPE=llama-160m bash script/benchmark.sh      # random weights of a shape, no checkpoint
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 

@@ -107,11 +107,12 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Requests:
-    """Batches that are alike: B requests of K beams and at most T tokens."""
+    """Batches that are alike: B requests of K beams and at most T tokens, which the same drafters may draft."""
 
     batch: int
     width: int
     length: int
+    choices: tuple["Choice", ...]
 
 
 class Auto:
@@ -137,7 +138,8 @@ class Auto:
         """As `beamsd.beam_search`, whose settings it takes, but for those that say who drafts."""
         B, P = input_ids.shape
         length = settings.get("max_new_tokens") or settings["trie"].length
-        requests = Requests(B, settings["width"], length)
+        choices = self._choices(settings["width"], length, draft, settings)
+        requests = Requests(B, settings["width"], length, choices)
         choice = self._decide(requests, P, target, draft, settings)
         start = time.perf_counter()
         result = beam_search(
@@ -161,7 +163,7 @@ class Auto:
         self, requests: Requests, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None, settings: dict
     ) -> Choice:
         if requests not in self._ledgers:
-            self._ledgers[requests] = {choice: Ledger() for choice in self._choices(requests, draft, settings)}
+            self._ledgers[requests] = {choice: Ledger() for choice in requests.choices}
         ledgers = self._ledgers[requests]
         if len(ledgers) == 1:
             return next(iter(ledgers))
@@ -190,23 +192,22 @@ class Auto:
             self._decided[alike] = choice, KEPT - 1
         return choice
 
-    def _choices(self, requests: Requests, draft: PreTrainedModel | None, settings: dict) -> list[Choice]:
-        given, K = self.given, requests.width
+    def _choices(self, K: int, length: int, draft: PreTrainedModel | None, settings: dict) -> tuple[Choice, ...]:
+        given = self.given
         model = [given] if draft is not None and given.gamma else []
         if settings.get("verification") == "relaxed":
-            return model or [PLAIN]
+            return tuple(model or [PLAIN])
         if model and given.gamma > 1:  # every second level then comes for free, and few nodes are wasted
             model.append(replace(given, gamma=1))
         if settings.get("trie") is None or settings.get("logits_processor"):
-            return [PLAIN, *model]
+            return (PLAIN, *model)
         choices = [PLAIN, Choice("trie", nodes=given.nodes), *model]
-        if draft is not None and requests.length > 2:
+        if draft is not None and length > 2:
             widest = max(given.draft_width or (2 * K,))
             for width in sorted({widest, 5 * K}):
                 choices.append(Choice("hybrid", draft_width=(width,), nodes=given.nodes))
-            first = 2 * K
-            choices.append(Choice("hybrid", draft_width=(first, widest), nodes=given.nodes))
-        return choices
+            choices.append(Choice("hybrid", draft_width=(2 * K, widest), nodes=given.nodes))
+        return tuple(choices)
 
     def _seconds(
         self, forwards: Forwards, batch: int, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None

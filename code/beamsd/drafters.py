@@ -12,7 +12,7 @@ from torch import Tensor
 
 from beamsd.beams import Beams
 from beamsd.legal import Legal, OnTrie
-from beamsd.reader import Reader
+from beamsd.reader import Reader, Reading
 from beamsd.scoring import Scoring
 from beamsd.tree import Tree
 from beamsd.verify import Level
@@ -143,6 +143,6 @@ class HybridDrafter(NoDrafter):
         return [above, _hung(tree, second, parents, above.beams, None)]
 
 
-def _hung(tree: Tree, beams: Beams, parents: Tensor, before: Beams, reading: object) -> Level:
+def _hung(tree: Tree, beams: Beams, parents: Tensor, before: Beams, reading: Reading | None) -> Level:
     """Beams as a level of the tree. parents: slots (B, N)."""
     return Level(replace(beams, nodes=tree.grow(parents, beams.tokens)), parents, before, reading)

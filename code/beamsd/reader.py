@@ -81,6 +81,7 @@ class Reader:
         capacity and the number of new nodes alone."""
         self.model, self.longest, self.capacity = model, longest, capacity
         self.parts, self.compiled = split(model), body
+        self.keeps_logits = self.parts is None and "logits_to_keep" in takes(model)
         self.layers = [TreeLayer(capacity, whole=body is not None) for _ in DynamicCache(config=model.config).layers]
         self.cache = Cache(layers=self.layers)
         self.begin()
@@ -129,7 +130,7 @@ class Reader:
         elif self.parts:
             states, head = self.parts.body(**inputs).last_hidden_state, self.parts.head
         else:
-            kept = {"logits_to_keep": tree.size - since} if "logits_to_keep" in takes(self.model) else {}
+            kept = {"logits_to_keep": tree.size - since} if self.keeps_logits else {}
             states, head = self.model(**inputs, **kept).logits, nn.Identity()
         self.forwards.append(tree.size - self.read)
         self.read = tree.size

@@ -29,7 +29,7 @@ class Settings:
     round the draft model for the second level and the trie below, later the trie; "none".
     draft_width: N >= K, beams that the draft model drafts a level, or one number a level; None is 2 K. For "hybrid" one
     number is that of the second level, under all first tokens; two are those of the first and second level.
-    nodes: at most so many are drafted a round by "trie" and "hybrid"; None is the larger of 256 and 4 K.
+    nodes: "trie" drafts at most so many a round, "hybrid" too beyond what the draft ranks; None: 256, or 4 K if more.
 
     trie: the legal sequences; None is any text. max_new_tokens: T; may be left out under a trie.
     eos_token_id: token or tokens that end a sequence. length_penalty: 0 leaves scores as sums of log-probabilities.
@@ -73,10 +73,6 @@ class Settings:
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
         seeds = self._seeds(legal, input_ids)
         verification, draft_scoring = self._verification(legal, ending, seeds)
-        if self.drafter in ("trie", "hybrid") and not (isinstance(legal, OnTrie) and self.verification != "relaxed"):
-            raise ValueError(
-                f"drafter={self.drafter!r} takes a trie, no logits processors, and verification='strict' or 'sample'"
-            )
         return Plan(
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
             in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
@@ -103,6 +99,11 @@ class Settings:
             raise ValueError(f"width must be at least 1 and gamma at least 0, not {self.width} and {self.gamma}")
         if self.drafter not in DRAFTERS:
             raise ValueError(f"drafter must be one of {', '.join(DRAFTERS)}, not {self.drafter!r}")
+        on_trie = self.trie is not None and not self.logits_processor and self.verification != "relaxed"
+        if self.drafter in ("trie", "hybrid") and not on_trie:
+            raise ValueError(
+                f"drafter={self.drafter!r} takes a trie, no logits processors, and verification='strict' or 'sample'"
+            )
         if self.uses_model and min(width or self.width for width in self._widths()) < self.width:
             raise ValueError(
                 f"draft_width={self.draft_width} is below width={self.width}: no level could ever be accepted; "

@@ -28,7 +28,7 @@ class Level:
     beams: Beams  # (B, N); `nodes` are their slots in the tree
     parents: Tensor  # (B, N) long, slots of the nodes under which they hang
     before: Beams  # the beams they were grown from
-    reading: Reading  # what the draft model said after those
+    reading: Reading | None  # what the draft model said after those; None where the level is not its search alone
 
     def find(self, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Which (parent, token) pairs (B, K) were drafted, and in which slot (any, where they were not)."""

@@ -66,6 +66,29 @@ def test_only_what_can_draft_is_among_the_choices(noise, options, choices):
     assert auto.report().count("\n| ") >= len(choices)
 
 
+def test_one_object_serves_requests_that_differ_in_who_may_draft():
+    """A processor keeps the trie from drafting; without one it may again."""
+    target, (ids, mask) = tiny_llama(1, 2), random_prompts(2, 9)
+    decode = speculate(None, trie=Trie(random_items(200)))
+    options = dict(input_ids=ids, attention_mask=mask, num_beams=4, max_new_tokens=4, do_sample=False)
+    for processed in ({}, {"repetition_penalty": 1.3}, {}):
+        for _ in range(6):
+            target.generate(**options, **processed, custom_generate=decode)
+    assert {len(requests.choices) for requests in decode.auto._ledgers} == {1, 2}
+
+
+def test_capture_reaches_the_search(monkeypatch):
+    monkeypatch.setattr("beamsd.program.frozen", lambda body: body)  # compiling takes a minute
+    target, (ids, mask) = tiny_llama(1, 2), random_prompts(2, 9)
+    options = dict(input_ids=ids, attention_mask=mask, num_beams=4, max_new_tokens=4, do_sample=False)
+    decode = speculate(None, trie=Trie(random_items(200)), drafter="none", capture=True)
+    assert torch.equal(
+        target.generate(**options, custom_generate=decode),
+        target.generate(**options, custom_generate=speculate(None, trie=decode.trie, drafter="none")),
+    )
+    assert len(decode.program._runs) == 1
+
+
 def ledger(tries):
     ledger = Ledger(tries)
     ledger.off.append(1.0)
