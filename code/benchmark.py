@@ -13,6 +13,7 @@ for each batch size and precision, and what the auto drafter chose and why.
 import platform
 from pathlib import Path
 
+import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +23,7 @@ from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE
 from atspeed.models import check_dtype, load_model, load_tokenizer, random_model
 from atspeed.prompts import encode_prompts
 from atspeed.report import save_benchmark, timings, to_markdown, verdict
+from beamsd import Prefix
 from genrec.artefacts import FACTS, make_facts, read_facts
 from genrec.cli import run
 from genrec.dataset import Dataset, load_dataset, take
@@ -48,6 +50,7 @@ def main(
     draft_beam_size: int | None = None,
     gamma: int = 3,
     nodes: int | None = None,
+    share_prefix: bool = True,
     requests: int = 20,
     warmup: int = 2,
     seed: int = 0,
@@ -59,33 +62,42 @@ def main(
     check(methods, target_model, shape, draft_model, draft_shape, (*run_beam_sizes, *batch_sizes, requests))
     weights = [check_dtype(dtype) for dtype in dtypes]
     data, output = load_dataset(data_path, dataset, index), Path(output_dir)
-    drafts = bool(draft_model or draft_shape)
     for dtype, weight in zip(dtypes, weights, strict=True):
         target, tokenizer = open_model(target_model, shape, data, weight, seed)
-        draft = open_model(draft_model, draft_shape, data, weight, seed + 1)[0].to(device) if drafts else None
+        draft = None
+        if draft_model or draft_shape:
+            draft = open_model(draft_model, draft_shape, data, weight, seed + 1)[0].to(device)
         prompts = encode_prompts(tokenizer, data.catalogue, take(data.samples("test"), requests, seed), 512)
+        prefix = Prefix.of(prompts) if share_prefix else None
+        models = f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}"
         for batch_size in batch_sizes:
             bench = Bench(
                 target.to(device), draft, data.catalogue.token_ids(tokenizer), draft_width=draft_beam_size, gamma=gamma,
-                nodes=nodes, names=methods,
+                nodes=nodes, names=methods, prefix=prefix,
             )  # fmt: skip
-            records = bench.run(prompts, range(len(prompts)), run_beam_sizes, batch_size=batch_size, warmup=warmup)
-            table = timings(records)
-            memory = {k: bench.memory(prompts[:batch_size], k) for k in run_beam_sizes}
-            table["peak MB"] = [memory[row.K][row.method] for row in table.itertuples()]
-            table["requests/s"] = 1e3 / table["ms"]
+            table, notes = measure(bench, prompts, run_beam_sizes, batch_size, warmup)
             headline = (
-                f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, "
-                f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}, "
-                f"{machine(device)}, seed {seed}"
+                f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, {models}, "
+                f"{len(prefix or ())} tokens of every prompt read once for all, {machine(device)}, seed {seed}"
             )
-            exact = [r for r in records if not bench.methods[r.method].draws]
-            notes = [verdict(exact, bench.exact)]
-            notes += [f"\n{name}:\n\n{m.auto.report()}" for name, m in bench.methods.items() if m.auto]
             save_benchmark(output, f"batch-{batch_size}-{dtype}", table, headline, "\n".join(notes))
             print(f"\n{headline}\n\n{to_markdown(table, SHOWN)}\n{notes[0]}")
     write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine(device)))
     print(f"written to {output}")
+
+
+def measure(
+    bench: Bench, prompts: list[list[int]], widths: tuple[int, ...], batch_size: int, warmup: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """One row a K and method; and what is to be said of the lists, first, and of each method that decides."""
+    records = bench.run(prompts, range(len(prompts)), widths, batch_size=batch_size, warmup=warmup)
+    table = timings(records)
+    memory = {k: bench.memory(prompts[:batch_size], k) for k in widths}
+    table["peak MB"] = [memory[row.K][row.method] for row in table.itertuples()]
+    table["requests/s"] = 1e3 / table["ms"]
+    notes = [verdict([r for r in records if not bench.methods[r.method].draws], bench.exact)]
+    notes += [f"\n{name}:\n\n{m.auto.report()}" for name, m in bench.methods.items() if m.auto]
+    return table, notes
 
 
 def check(

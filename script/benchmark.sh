@@ -16,6 +16,7 @@ run_beam_sizes=${run_beam_sizes:-1,3,5,10,20}   # K
 BATCH_SIZES=${BATCH_SIZES:-1,8}                 # requests decoded at once
 DTYPES=${DTYPES:-float32}                       # of float32, bfloat16, float16
 GAMMA=${GAMMA:-3}                               # levels that a draft model drafts a round
+SHARE_PREFIX=${SHARE_PREFIX:-true}               # read what all prompts begin with once; generate reads it each time
 REQUESTS=${REQUESTS:-20}
 SEED=${SEED:-0}
 
@@ -23,4 +24,4 @@ NUM_PROCESSES=1 launch benchmark \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
     --shape "$SHAPE" --draft_shape "$DRAFT_SHAPE" --output_dir "$OUTPUT_DIR/$DATASET/benchmark" \
     --methods "$METHODS" --run_beam_sizes "$run_beam_sizes" --batch_sizes "$BATCH_SIZES" --dtypes "$DTYPES" \
-    --gamma "$GAMMA" --requests "$REQUESTS" --seed "$SEED" "$@"
+    --gamma "$GAMMA" --share_prefix "$SHARE_PREFIX" --requests "$REQUESTS" --seed "$SEED" "$@"

@@ -7,7 +7,12 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from beamsd import Program
+from beamsd.program import Recording
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
@@ -122,3 +127,55 @@ def assert_same_lists(result, expected):
     assert torch.equal(result.found, expected.found)
     assert torch.equal(result.sequences, expected.sequences)
     torch.testing.assert_close(result.scores, expected.scores, atol=1e-4, rtol=1e-5)
+
+
+aten = torch.ops.aten
+SYNCS = (
+    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.item.default,
+    aten.lift_fresh.default,  # torch.tensor(…): on a GPU, a copy from the host
+)  # fmt: skip
+ALLOCATIONS = (aten.empty.memory_format, aten.new_empty.default, aten.empty_like.default)
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph is, on the CPU: the operations of one run, done again on the very same tensors.
+
+    So a value that the host took from a tensor in the first run, and a tensor that is not where it was, show. An
+    operation that would wait for the device is an error, as it is while a graph is captured.
+    """
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function not in SYNCS, f"{function} waits for the device"
+        result = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, result))
+        return result
+
+    def __call__(self, function, undo):
+        function()
+        undo()
+        tape = Tape()
+        with tape:
+            result = function()
+        Tape.made += 1
+        return Recording(result, tape.replay)
+
+    def replay(self):
+        for function, args, kwargs, result in self.operations:
+            again = function(*args, **kwargs)
+            if function in ALLOCATIONS:
+                continue
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+PROGRAMS = {
+    "recorded": lambda: Program(recorder=Tape),
+    "static": lambda: Program(compiler=lambda body: body),  # shapes as for the compiler, and none of its minutes
+}

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from atspeed.memory import peak_memory
 from atspeed.methods import COMPARED, Lists, Method, make_methods
 from atspeed.prompts import left_pad
-from beamsd import Clock
+from beamsd import Clock, Prefix
 from genrec.cli import is_main_process
 from genrec.errors import UserError
 
@@ -52,12 +52,14 @@ class Bench:
         gamma: int,
         nodes: int | None = None,
         names: Sequence[str] = COMPARED,
+        prefix: Prefix | None = None,
     ):
-        """items: (n_items, L) token ids. names: of the methods. In float32 the lists of all methods but those that draw
-        at random must be equal; else they are counted."""
+        """items: (n_items, L) token ids. names, prefix: see `make_methods`. In float32 the lists of all methods but
+        those that draw at random must be equal; else they are counted."""
         self.target, self.draft = target, draft
         self.options = {
-            "items": items.to(target.device), "draft_width": draft_width, "gamma": gamma, "nodes": nodes, "names": names
+            "items": items.to(target.device), "draft_width": draft_width, "gamma": gamma, "nodes": nodes,
+            "names": names, "prefix": prefix,
         }  # fmt: skip
         self.methods = make_methods(target, draft, **self.options)
         self.exact = target.dtype == torch.float32

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from beamsd import Auto, Clock, Program, Result, Trie, beam_search
+from beamsd import Auto, Clock, Prefix, Program, Result, Trie, beam_search
 
 GENERATE, BASELINE, SPECULATIVE = "generate", "gamma 0", "speculative"
 TRIE, HYBRID, AUTO, RELAXED, SAMPLE = "trie", "hybrid", "auto", "relaxed", "sample"
@@ -15,7 +15,8 @@ CAPTURED, AUTO_CAPTURED = "gamma 0 captured", "auto captured"
 COMPARED = (GENERATE, BASELINE, SPECULATIVE)  # what stage 4 reports
 ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, SAMPLE)
 NEED_DRAFT = (SPECULATIVE, HYBRID, RELAXED)
-AUTO_REQUESTS = 30  # after which it has tried what it will try
+AUTO_REQUESTS = 30  # after which auto has tried what it will try, ...
+AUTO_COMPILED = 60  # ... and what it chose is compiled
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class Method:
 
 def make_methods(
     target: PreTrainedModel, draft: PreTrainedModel | None, items: Tensor, draft_width: int | None, gamma: int,
-    nodes: int | None = None, names: Sequence[str] = COMPARED,
+    nodes: int | None = None, names: Sequence[str] = COMPARED, prefix: Prefix | None = None,
 ) -> dict[str, Method]:  # fmt: skip
     """The methods by name, without those that need a draft where there is none.
 
     items: (n_items, L) token ids, on the device of the models. draft_width: N; None is twice the beams.
-    nodes: that "trie" and "hybrid" draft a round at most.
+    nodes: that "trie" and "hybrid" draft a round at most. prefix: what all prompts begin with; `generate` reads it for
+    each again.
     """
     trie, program = Trie(items), Program()
 
@@ -55,26 +57,28 @@ def make_methods(
 
         def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> Lists:
             seeds = range(len(ids)) if draws else None
-            result = search(target, ids, mask, trie=trie, width=width, draft=draft, clock=clock, seeds=seeds, **how)
+            result = search(
+                target, ids, mask, trie=trie, width=width, draft=draft, clock=clock, seeds=seeds, prefix=prefix, **how
+            )
             return _lists(result, drafted)
 
-        return Method(decode, draws, AUTO_REQUESTS if auto else 0, auto)
+        warmup = AUTO_COMPILED if auto and "program" in how else AUTO_REQUESTS if auto else 0
+        return Method(decode, draws, warmup, auto)
 
     by_model = {"gamma": gamma, "draft_width": draft_width}
-    auto = (Auto(nodes=nodes, **by_model), Auto(nodes=nodes, **by_model))
     methods = {
-        GENERATE: lambda: Method(_generate(target, items)),
-        BASELINE: lambda: ours(drafted=False),
-        SPECULATIVE: lambda: ours(**by_model),
-        TRIE: lambda: ours(drafter="trie", nodes=nodes),
-        HYBRID: lambda: ours(drafter="hybrid", draft_width=draft_width, nodes=nodes),
-        AUTO: lambda: ours(auto=auto[0]),
-        CAPTURED: lambda: ours(drafted=False, program=program),
-        AUTO_CAPTURED: lambda: ours(auto=auto[1], program=program),
-        RELAXED: lambda: ours(draws=True, verification="relaxed", **by_model),
-        SAMPLE: lambda: ours(draws=True, verification="sample", drafter="trie", nodes=nodes),
+        GENERATE: Method(_generate(target, items)),
+        BASELINE: ours(drafted=False),
+        SPECULATIVE: ours(**by_model),
+        TRIE: ours(drafter="trie", nodes=nodes),
+        HYBRID: ours(drafter="hybrid", draft_width=draft_width, nodes=nodes),
+        AUTO: ours(auto=Auto(nodes=nodes, **by_model)),
+        CAPTURED: ours(drafted=False, program=program),
+        AUTO_CAPTURED: ours(auto=Auto(nodes=nodes, **by_model), program=program),
+        RELAXED: ours(draws=True, verification="relaxed", **by_model),
+        SAMPLE: ours(draws=True, verification="sample", drafter="trie", nodes=nodes),
     }
-    return {name: methods[name]() for name in names if draft is not None or name not in NEED_DRAFT}
+    return {name: methods[name] for name in names if draft is not None or name not in NEED_DRAFT}
 
 
 def _lists(result: Result, drafted: bool) -> Lists:

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 
@@ -147,11 +148,7 @@ def save_benchmark(folder: Path, name: str, table: pd.DataFrame, headline: str, 
 
 def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     """Speed-up over `generate` by K, beside the paper's; target calls by K; where the time goes at the largest K."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
     places, last = range(len(widths)), table[table["K"] == max(table["K"])].set_index("method")
     figure, (speed, calls, split) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
@@ -189,11 +186,7 @@ def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
 
 def plot(table: pd.DataFrame, path: Path) -> None:
     """Speed-up over `generate`, and target calls, by K."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # no screen needed; set before pyplot is imported
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axis, column, title in zip(
@@ -211,3 +204,13 @@ def plot(table: pd.DataFrame, path: Path) -> None:
     axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)
+
+
+def _pyplot() -> ModuleType:
+    """Imported when something is drawn, since it takes a second; no screen is needed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot

@@ -10,6 +10,7 @@ from beamsd.generation import (
     replace_beam_search_with_TreeAttn,
     speculate,
 )
+from beamsd.prefix import Prefix
 from beamsd.program import Program
 from beamsd.search import Result, Round, beam_search, rounds
 from beamsd.settings import Settings
@@ -19,6 +20,7 @@ from beamsd.trie import Trie
 __all__ = [
     "Auto",
     "Clock",
+    "Prefix",
     "Program",
     "Result",
     "Round",

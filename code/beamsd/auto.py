@@ -6,7 +6,6 @@ that it drafted; so is how far the sum was off from the clock.
 """
 
 import time
-from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from beamsd.reader import Reader
-from beamsd.search import Program, Result, Timer, beam_search
-from beamsd.tree import Tree
+from beamsd.costs import SIZES, Curve, Forwards
+from beamsd.prefix import Prefix
+from beamsd.program import Program
+from beamsd.search import Result, Timer, beam_search
 from beamsd.trie import Trie
 
-SIZES = (1, 16, 64, 256)  # tokens of the forwards that are timed; beyond, time is taken to be linear
 TRIES = 3  # timed requests before a drafter is judged
 MOST_TRIES = 9  # requests after which it must be judged by what was timed, or is given up
 MEMORY = 32  # requests remembered of each drafter
@@ -48,41 +47,6 @@ class Choice:
 
 
 PLAIN = Choice("none")
-
-
-@dataclass(frozen=True)
-class Forwards:
-    """What the forwards of one request read, in tokens a row, the prompt not counted."""
-
-    target: tuple[int, ...]
-    draft: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Seconds of a forward by the tokens it reads: linear between the `SIZES` that were measured, and beyond."""
-
-    seconds: tuple[float, ...]
-
-    @classmethod
-    @torch.inference_mode()
-    def measure(cls, model: PreTrainedModel) -> "Curve":
-        seconds = [0.0]
-        for size in SIZES:
-            ids = torch.arange(size, device=model.device)[None] % model.config.get_text_config().vocab_size
-            tree, times = Tree.trunk(ids, torch.ones_like(ids), size), []
-            for _ in range(3):
-                start = time.perf_counter()
-                reading = Reader(model, size, longest=min(size, 64)).catch_up(tree, size - 1)
-                reading.states.flatten()[0].item()  # the device is done
-                times.append(time.perf_counter() - start)
-            seconds.append(max(min(times), seconds[-1]))
-        return cls(tuple(seconds[1:]))
-
-    def __call__(self, tokens: float) -> float:
-        at = min(max(bisect(SIZES, tokens), 1), len(SIZES) - 1)
-        (x0, x1), (y0, y1) = SIZES[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
-        return y0 + (y1 - y0) * (tokens - x0) / (x1 - x0)
 
 
 @dataclass
@@ -132,46 +96,56 @@ class Auto:
 
     def beam_search(
         self, target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *,
-        draft: PreTrainedModel | None = None, clock: Timer | None = None, program: Program | None = None,
-        **settings: object,
+        draft: PreTrainedModel | None = None, clock: Timer | None = None, prefix: Prefix | None = None,
+        program: Program | None = None, **settings: object,
     ) -> Result:  # fmt: skip
         """As `beamsd.beam_search`, whose settings it takes, but for those that say who drafts."""
         B, P = input_ids.shape
         length = settings.get("max_new_tokens") or settings["trie"].length
         choices = self._choices(settings["width"], length, draft, settings)
         requests = Requests(B, settings["width"], length, choices)
-        choice = self._decide(requests, P, target, draft, settings)
+        choice, is_trial = self._decide(requests, max(P - len(prefix or ()), 1), target, draft, settings)
+        # Where models are compiled for each shape, half a minute each, only what is chosen is worth it: all are judged
+        # by what they take uncompiled.
+        compiles = program is not None and program.compiles(target)
+        if is_trial and compiles:
+            program = None
         start = time.perf_counter()
         result = beam_search(
-            target, input_ids, attention_mask, draft=draft, clock=clock, program=program, **settings, **vars(choice)
-        )
+            target, input_ids, attention_mask, draft=draft, clock=clock, prefix=prefix, program=program, **settings,
+            **vars(choice),
+        )  # fmt: skip
         seconds = time.perf_counter() - start
         if len(self._ledgers[requests]) == 1:
             return result
         ledger = self._ledgers[requests][choice]
-        forwards = Forwards(_without(result.target_tokens, P), _without(result.draft_tokens, P))
+        prompt = result.prompt_tokens
+        forwards = Forwards(_without(result.target_tokens, prompt), _without(result.draft_tokens, prompt))
         ledger.forwards.append(forwards)
         ledger.tries += 1
+        if program is not None and compiles:
+            return result
         # What runs for the first time is not timed: memory is fetched, kernels load, shapes are captured or compiled.
         shapes = (requests, choice, result.target_tokens if program else None)
         if shapes in self._seen:
-            ledger.learn(seconds / self._seconds(forwards, B, P, target, draft))
+            ledger.learn(seconds / self._seconds(forwards, B, prompt, target, draft))
         self._seen.add(shapes)
         return result
 
     def _decide(
         self, requests: Requests, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None, settings: dict
-    ) -> Choice:
+    ) -> tuple[Choice, bool]:
+        """A choice, and whether it is made to learn."""
         if requests not in self._ledgers:
             self._ledgers[requests] = {choice: Ledger() for choice in requests.choices}
         ledgers = self._ledgers[requests]
         if len(ledgers) == 1:
-            return next(iter(ledgers))
+            return next(iter(ledgers)), False
         alike = (requests, prompt // 32)
         choice, left = self._decided.pop(alike, (None, 0))
         if left:
             self._decided[alike] = choice, left - 1
-            return choice
+            return choice, False
         for model in filter(None, (target, draft)):
             if model not in self._curves:
                 self._curves[model] = Curve.measure(model)
@@ -190,7 +164,7 @@ class Auto:
         choice, is_trial = _choose(ledgers, best_cases, promise)
         if not is_trial:
             self._decided[alike] = choice, KEPT - 1
-        return choice
+        return choice, is_trial
 
     def _choices(self, K: int, length: int, draft: PreTrainedModel | None, settings: dict) -> tuple[Choice, ...]:
         given = self.given

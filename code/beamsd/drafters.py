@@ -118,7 +118,7 @@ class HybridDrafter(NoDrafter):
         return self.below.wants(beams, left)
 
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
-        if self.readers[0].read or left < 3:
+        if self.readers[0].forwards or left < 3:
             return self.below.draft(tree, beams, since, left, known)
         levels = self._ranked(tree, beams, since, known[0])
         room = self.below.nodes - sum(level.parents.shape[1] for level in levels)

@@ -16,6 +16,7 @@ from transformers.generation import EosTokenCriteria, GenerateBeamDecoderOnlyOut
 
 from beamsd.auto import Auto
 from beamsd.clock import Clock
+from beamsd.prefix import Prefix
 from beamsd.program import Program
 from beamsd.search import Result, Timer, beam_search
 from beamsd.support import check_model
@@ -60,6 +61,7 @@ class speculate:
     gamma: levels that it drafts a round. nodes: what "trie" and "hybrid" draft a round at most. See `Settings`.
     verification: "strict" gives what `generate` gives without; "relaxed" and "sample" draw at random and take `seeds`,
     one integer a request (see `Settings`). clock: sums the seconds of draft, target and verify.
+    prefix: what prompts begin with, to be read once for all calls, while the weights stay as they are.
     capture: run with static shapes, on CUDA as one graph a round, on the CPU with compiled models (see `Program`).
 
     Raises ValueError, when `generate` calls it, for whatever it cannot honour.
@@ -74,6 +76,7 @@ class speculate:
     verification: str = "strict"
     seeds: Sequence[int] | None = None
     clock: Timer | None = None
+    prefix: Prefix | None = None
     capture: bool = False
 
     @cached_property
@@ -118,6 +121,7 @@ class speculate:
             mask.to(model.device),
             draft=self.draft,
             clock=self.clock,
+            prefix=self.prefix,
             program=self.program,
             width=K,
             trie=self.trie,

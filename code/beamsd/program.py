@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from beamsd.head import split
-from beamsd.reader import Reader
-from beamsd.search import ROUNDS_KEPT, Batch, Round, Run, Timer
+from beamsd.prefix import Prefix
+from beamsd.reader import KeysValues, Reader
+from beamsd.search import ROUNDS_KEPT, Round, Run, Timer
 from beamsd.settings import Plan
 
 BUCKET = 32  # tokens of a prompt, nodes of a level
@@ -74,6 +75,7 @@ def frozen(body: Callable) -> Callable:
 class Program:
     """Keeps what is captured from call to call: `beam_search(…, program=program)`, `speculate(…, capture=True)`.
 
+    Nothing is ever dropped: every shape of a batch keeps its tree and caches.
     On CUDA every round becomes a graph. On the CPU nothing is recorded; the models are compiled (torch.compile with
     frozen weights: changes of the weights go unseen) for each number of tokens that they read at a time, which takes
     half a minute each for a model of 160 M weights.
@@ -90,46 +92,53 @@ class Program:
 
     def run(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: Plan, input_ids: Tensor,
-        attention_mask: Tensor, clock: Timer | None,
-    ) -> Batch:  # fmt: skip
+        attention_mask: Tensor, clock: Timer | None, prefix: Prefix | None,
+    ) -> "RecordedRun":  # fmt: skip
         """A batch, in the buffers of an earlier one of the same shape."""
         if plan.in_step or plan.ending.length > ROUNDS_KEPT:
             raise ValueError(
                 "capture takes no logits processors, no stopping criteria, and answers of at most "
                 f"{ROUNDS_KEPT} tokens: leave it off"
             )
-        padding = -input_ids.shape[1] % BUCKET
+        first = len(prefix) if prefix else 0
+        padding = -(input_ids.shape[1] - first) % BUCKET
         input_ids, attention_mask = (
-            torch.nn.functional.pad(each, (padding, 0)) for each in (input_ids, attention_mask)
+            torch.cat([each[:, :first], each.new_zeros(len(each), padding), each[:, first:]], 1)
+            for each in (input_ids, attention_mask)
         )  # fmt: skip
-        key = (id(target), id(draft), tuple(input_ids.shape), input_ids.device, plan.key)
+        key = (id(target), id(draft), tuple(input_ids.shape), input_ids.device, id(prefix), plan.key)
         if key not in self._runs:
             recorder = self._recorder or (CudaGraphs if input_ids.is_cuda else None)
             run = Run(
-                target, draft, plan, input_ids.clone(), attention_mask.clone(), read=self._reader, static=True
+                target, draft, plan, input_ids.clone(), attention_mask.clone(), prefix=prefix, read=self._reader,
+                static=True,
             )  # fmt: skip
-            self._runs[key] = RecordedRun(run, recorder and recorder(), (target, draft))
+            self._runs[key] = RecordedRun(run, recorder and recorder(), (target, draft, prefix))
         recorded = self._runs[key]
         recorded.load(input_ids, attention_mask, plan.seeds, clock)
         return recorded
 
-    def _reader(self, model: PreTrainedModel, capacity: int, longest: int) -> Reader:
-        return Reader(model, capacity, longest, body=self._body(model))
+    def _reader(self, model: PreTrainedModel, capacity: int, longest: int, *, prefix: KeysValues | None) -> Reader:
+        return Reader(model, capacity, longest, prefix=prefix, body=self._body(model))
+
+    def compiles(self, model: PreTrainedModel) -> bool:
+        """Whether it compiles the model, which takes long the first time that it reads so many tokens."""
+        return model.device.type == "cpu" and self._recorder is None and split(model) is not None
 
     def _body(self, model: PreTrainedModel) -> Callable | None:
-        parts = split(model)
-        if model.device.type != "cpu" or self._recorder or parts is None:
+        if not self.compiles(model):
             return None
         if model not in self._bodies:
-            self._bodies[model] = self._compiler(parts.body)
+            self._bodies[model] = self._compiler(split(model).body)
         return self._bodies[model]
 
 
 class RecordedRun:
     """A `Run` in buffers that stay, whose rounds are recorded."""
 
-    def __init__(self, run: Run, recorder: Recorder | None, models: Sequence[PreTrainedModel | None]):
-        self._run, self._recorder, self._models = run, recorder, models  # models: kept, since graphs read their weights
+    def __init__(self, run: Run, recorder: Recorder | None, kept: Sequence[object]):
+        """kept: what must live as long as this, since graphs read it and the run is known by its id."""
+        self._run, self._recorder, self._kept = run, recorder, kept
         self._recordings: dict[tuple, tuple[Recording, dict]] = {}
         self._path: tuple = ()
 

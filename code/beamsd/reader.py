@@ -12,6 +12,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from beamsd.head import split
 from beamsd.tree import Tree
 
+KeysValues = list[tuple[Tensor, Tensor]]  # of each layer, (B, heads, m, d)
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -39,11 +41,7 @@ class TreeLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Append the keys and values (B, heads, m, d) of m nodes; returns those of all nodes read so far."""
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            # What was not written is masked, but a mask does not hide a NaN; no other slot is looked at before.
-            new = key_states.new_zeros if self.whole else key_states.new_empty
-            self.all_keys = new(*key_states.shape[:2], self.capacity, key_states.shape[-1])
-            self.all_values = new(*value_states.shape[:2], self.capacity, value_states.shape[-1])
+            self._allocate(key_states, value_states)
         if self.whole:
             self.all_keys.index_copy_(2, self.slots, key_states)
             self.all_values.index_copy_(2, self.slots, value_states)
@@ -53,6 +51,21 @@ class TreeLayer(DynamicLayer):
         self.all_values[:, :, start : self.read] = value_states
         self.keys, self.values = self.all_keys[:, :, : self.read], self.all_values[:, :, : self.read]
         return self.keys, self.values
+
+    def begin_with(self, keys: Tensor, values: Tensor, batch: int) -> None:
+        """Have read the first m nodes of every row, of which these are the keys and values (1, heads, m, d)."""
+        if not self.is_initialized:
+            self._allocate(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
+        self.read = keys.shape[2]
+        self.all_keys[:, :, : self.read] = keys
+        self.all_values[:, :, : self.read] = values
+
+    def _allocate(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.lazy_initialization(key_states, value_states)
+        # What was not written is masked, but a mask does not hide a NaN; no other slot is looked at before.
+        new = key_states.new_zeros if self.whole else key_states.new_empty
+        self.all_keys = new(*key_states.shape[:2], self.capacity, key_states.shape[-1])
+        self.all_values = new(*value_states.shape[:2], self.capacity, value_states.shape[-1])
 
     def keep(self, slots: Tensor, capacity: int) -> None:
         """Keep the nodes at `slots` (B, m) only, in that order."""
@@ -75,16 +88,21 @@ def takes(model: PreTrainedModel) -> set[str]:
 class Reader:
     """A model, its preallocated KV cache, and how far into the tree that cache has read."""
 
-    def __init__(self, model: PreTrainedModel, capacity: int, longest: int, *, body: Callable | None = None):
+    def __init__(
+        self, model: PreTrainedModel, capacity: int, longest: int, *, prefix: KeysValues | None = None,
+        body: Callable | None = None,
+    ):  # fmt: skip
         """capacity: nodes that the tree, and so the cache, can hold. longest: tokens of prompt and answer, which bound
-        the positions. body: that of the model (see `split`), compiled; it then reads with shapes that depend on the
-        capacity and the number of new nodes alone."""
+        the positions. prefix: of the first nodes of every row, which need not be read (see `Prefix`). body: that of the
+        model (see `split`), compiled; it then reads with shapes that depend on the capacity and the number of new nodes
+        alone."""
         self.model, self.longest, self.capacity = model, longest, capacity
+        self.prefix, self.start = prefix, prefix[0][0].shape[2] if prefix else 0
         self.parts, self.compiled = split(model), body
         self.keeps_logits = self.parts is None and "logits_to_keep" in takes(model)
         self.layers = [TreeLayer(capacity, whole=body is not None) for _ in DynamicCache(config=model.config).layers]
         self.cache = Cache(layers=self.layers)
-        self.begin()
+        self.return_to(())
 
     def _fill_cache(self, batch: int) -> None:
         """Read a word, so that the cache is there before anything is compiled; what it wrote is overwritten."""
@@ -93,9 +111,11 @@ class Reader:
             layer.slots = word[0]
         self.parts.body(input_ids=word, position_ids=word, past_key_values=self.cache, use_cache=True)
 
-    def begin(self) -> None:
+    def begin(self, batch: int) -> None:
         """Start over, in the same cache."""
         self.return_to(())
+        for layer, (keys, values) in zip(self.layers, self.prefix or (), strict=bool(self.prefix)):
+            layer.begin_with(keys, values, batch)
 
     def bookmark(self) -> tuple[int, ...]:
         """Where it stands: what its forwards have read."""
@@ -103,7 +123,7 @@ class Reader:
 
     def return_to(self, bookmark: tuple[int, ...]) -> None:
         self.forwards = list(bookmark)  # how many tokens a row each of them read
-        self.read = sum(bookmark)
+        self.read = self.start + sum(bookmark)
         for layer in self.layers:
             layer.read = self.read
 

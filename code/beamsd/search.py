@@ -7,7 +7,7 @@ left, and what the drafter must know.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -16,28 +16,18 @@ from transformers import PreTrainedModel
 from beamsd.beams import Beams
 from beamsd.finished import Ending, Finished
 from beamsd.legal import JUNK
+from beamsd.prefix import Prefix
 from beamsd.reader import Reader
 from beamsd.settings import Plan, Settings
 from beamsd.tree import Tree
 from beamsd.verify import Level, is_open, verify
 
+if TYPE_CHECKING:
+    from beamsd.program import Program
+
 # After so many rounds the dead nodes are dropped: often enough that attending past them costs little, seldom enough
 # that copying the caches costs less.
 ROUNDS_KEPT = 16
-
-
-class Batch(Protocol):
-    """A batch on its way, as `rounds` sees it: a `Run`, or one whose rounds are recorded."""
-
-    def begin(self) -> Tensor: ...
-    def step(self, left: int, known: Sequence[int]) -> Tensor: ...
-    def round(self) -> "Round": ...
-
-
-class Program(Protocol):
-    """Keeps batches from call to call; see `beamsd.program`."""
-
-    def run(self, *arguments: object) -> Batch: ...
 
 
 class Timer(Protocol):
@@ -58,6 +48,7 @@ class Result:
     accepted: Tensor  # (B, R) long, drafted levels accepted in each round; -1 in rounds after the request was finished
     target_tokens: tuple[int, ...]  # read by each forward of the target, a row, the prompt included
     draft_tokens: tuple[int, ...]  # the same of the draft model
+    prompt_tokens: int  # of the first forward of either, the prompt's, padding included, a `Prefix` not
 
     @property
     def target_calls(self) -> Tensor:
@@ -81,6 +72,7 @@ class Round:
     accepted: Tensor  # (B,) long, drafted levels accepted; -1 where the request was finished before
     target_tokens: tuple[int, ...]  # read by each forward of the target so far, a row
     draft_tokens: tuple[int, ...]  # the same of the draft model
+    prompt_tokens: int  # of the first forward of either, the prompt's
 
 
 class Run:
@@ -88,9 +80,11 @@ class Run:
 
     def __init__(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: Plan, input_ids: Tensor,
-        attention_mask: Tensor, clock: Timer | None = None, read: Callable[..., Reader] = Reader, static: bool = False,
+        attention_mask: Tensor, clock: Timer | None = None, prefix: Prefix | None = None,
+        read: Callable[..., Reader] = Reader, static: bool = False,
     ):  # fmt: skip
-        """plan: from `Settings.plan`, for these very models and prompts. read: makes readers. static: see `Program`."""
+        """plan: from `Settings.plan`, for these very models and prompts. prefix: in front of all rows, before padding.
+        read: makes readers. static: see `Program`."""
         self.plan, self.clock = plan, clock or (lambda name: nullcontext())
         self.input_ids, self.attention_mask = input_ids, attention_mask
         prompt, length = input_ids.shape[1], plan.ending.length
@@ -98,16 +92,21 @@ class Run:
         if static:
             capacity = -(-capacity // 256) * 256  # so that few capacities serve all
         self.tree = Tree.empty(len(input_ids), capacity, input_ids.device)
-        self.reader = read(target, capacity, prompt + length)
+        self.prompt_tokens = prompt - (len(prefix) if prefix else 0)
+
+        def reader(model: PreTrainedModel) -> Reader:
+            return read(model, capacity, prompt + length, prefix=prefix.read_by(model) if prefix else None)
+
+        self.reader = reader(target)
         # On CUDA, looking at the draft would be one more host sync.
-        self.drafter = plan.drafter(lambda: read(draft, capacity, prompt + length), static or input_ids.is_cuda)
+        self.drafter = plan.drafter(lambda: reader(draft), static or input_ids.is_cuda)
 
     def begin(self) -> Tensor:
         """Plant the prompts. Returns what the host must know before a round: levels left, and what the drafter wants
         (1 + m,), the largest of the rows."""
         self.tree.plant(self.input_ids, self.attention_mask)
         for reader in (self.reader, *self.drafter.readers):
-            reader.begin()
+            reader.begin(len(self.input_ids))
         ending = self.plan.ending
         self.beams = Beams.at_root(self.tree, self.plan.width, ending.length, junk=self.plan.legal.junk)
         self.finished = Finished.none(self.beams) if ending.early else None
@@ -133,8 +132,9 @@ class Run:
         """What the last step did."""
         drafted = tuple(each for reader in self.drafter.readers for each in reader.forwards)
         return Round(
-            self.tree, self.beams, self.finished, self.levels, self.accepted, tuple(self.reader.forwards), drafted
-        )
+            self.tree, self.beams, self.finished, self.levels, self.accepted, tuple(self.reader.forwards), drafted,
+            self.prompt_tokens,
+        )  # fmt: skip
 
     def bookmark(self) -> dict[str, object]:
         """Where the run stands, as far as the host knows: numbers, and which tensors are which."""
@@ -170,14 +170,17 @@ def rounds(
     *,
     draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
-    program: Program | None = None,
+    prefix: Prefix | None = None,
+    program: "Program | None" = None,
 ) -> Iterator[Round]:
     """Decode round by round. plan: from `Settings.plan`, for these very models and prompts. The tensors of a round are
     valid until the next, under a `program` until its next use."""
-    if program is None:
-        run = Run(target, draft, plan, input_ids, attention_mask, clock)
+    if prefix and (arranged := prefix.in_front(input_ids, attention_mask)):
+        input_ids, attention_mask = arranged
     else:
-        run = program.run(target, draft, plan, input_ids, attention_mask, clock)
+        prefix = None
+    make = program.run if program else Run
+    run = make(target, draft, plan, input_ids, attention_mask, clock, prefix)
     outlook = run.begin()
     while True:
         left, *known = outlook.tolist()  # the only host sync of a round
@@ -214,14 +217,16 @@ def beam_search(
     *,
     draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
-    program: Program | None = None,
+    prefix: Prefix | None = None,
+    program: "Program | None" = None,
     **settings: object,
 ) -> Result:
     """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
 
     target, draft: decoder-only models with the same vocabulary, in eval mode, on the device of the prompts.
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
-    clock: sums the seconds of draft, target and verify. program: a `Program`, for static shapes.
+    clock: sums the seconds of draft, target and verify. prefix: what prompts begin with, to be read once for all calls;
+    batches with a prompt that does not are read whole. program: a `Program`, for static shapes.
     settings: those of `Settings`, which see; `width` is required.
 
     Source: AtSpeed (ICLR 2025), Algorithms 1 and 2, with tree attention.
@@ -231,7 +236,9 @@ def beam_search(
         attention_mask = torch.ones_like(input_ids)
     plan = Settings(**settings).plan(target, draft, input_ids, attention_mask)
     accepted = []
-    for done in rounds(target, input_ids, attention_mask, plan, draft=draft, clock=clock, program=program):
+    for done in rounds(
+        target, input_ids, attention_mask, plan, draft=draft, clock=clock, prefix=prefix, program=program
+    ):  # fmt: skip
         accepted.append(done.accepted)
     return _result(done, plan.ending, torch.stack(accepted, -1))
 
@@ -248,4 +255,5 @@ def _result(last: Round, ending: Ending, accepted: Tensor) -> Result:
     return Result(
         beams.sequences.where(ranks >= 0, 0), (ranks >= 0).sum(-1), scores.where(legal, -torch.inf),
         beams.log_probs.where(legal, -torch.inf), ranks, accepted, last.target_tokens, last.draft_tokens,
+        last.prompt_tokens,
     )  # fmt: skip

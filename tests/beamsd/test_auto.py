@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from beamsd import Auto, Trie, beam_search, speculate
-from beamsd.auto import PLAIN, TRIES, Choice, Curve, Ledger, _choose
+from beamsd import Auto, Program, Trie, beam_search, speculate
+from beamsd.auto import PLAIN, TRIES, Choice, Ledger, _choose
+from beamsd.costs import Curve
 from conftest import assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
 
 
@@ -143,3 +144,24 @@ def test_speculate_learns_from_call_to_call():
         )
     assert "batch 2, K 4, 4 tokens" in decode.report()
     assert "| none | " in decode.report()
+
+
+@torch.inference_mode()
+def test_only_what_is_chosen_is_compiled_and_padding_is_not_mistaken_for_drafts(monkeypatch):
+    target, (ids, mask), shapes = tiny_llama(1, 2), random_prompts(2, 9), []
+
+    def compiler(body):
+        def compiled(**inputs):
+            shapes.append(inputs["input_ids"].shape[1])
+            return body(**inputs)
+
+        return compiled
+
+    auto, program = Auto(), Program(compiler=compiler)
+    by_the_curves(monkeypatch)
+    priced(auto, target, target, call=1e-6, token=1.0)  # nothing is drafted in vain
+    for _ in range(40):
+        auto.beam_search(target, ids, mask, width=4, trie=Trie(random_items(200)), program=program)
+    assert set(shapes) == {32, 4}  # the prompt, then four beams at a time
+    (ledgers,) = auto._ledgers.values()
+    assert {f.target for f in ledgers[PLAIN].forwards} == {(0, 4, 4, 4)}

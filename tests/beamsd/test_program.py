@@ -2,58 +2,10 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from beamsd import Program, Trie, beam_search
-from beamsd.program import Recording
 from beamsd.search import Run
-from conftest import DRAFTERS, assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
-
-aten = torch.ops.aten
-SYNCS = (
-    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.item.default,
-    aten.lift_fresh.default,  # torch.tensor(…): on a GPU, a copy from the host
-)  # fmt: skip
-ALLOCATIONS = (aten.empty.memory_format, aten.new_empty.default, aten.empty_like.default)
-
-
-class Tape(TorchDispatchMode):
-    """What a CUDA graph is, on the CPU: the operations of one run, done again on the very same tensors.
-
-    So a value that the host took from a tensor in the first run, and a tensor that is not where it was, show. An
-    operation that would wait for the device is an error, as it is while a graph is captured.
-    """
-
-    made = 0
-
-    def __init__(self):
-        super().__init__()
-        self.operations = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function not in SYNCS, f"{function} waits for the device"
-        result = function(*args, **(kwargs or {}))
-        self.operations.append((function, args, kwargs or {}, result))
-        return result
-
-    def __call__(self, function, undo):
-        function()
-        undo()
-        tape = Tape()
-        with tape:
-            result = function()
-        Tape.made += 1
-        return Recording(result, tape.replay)
-
-    def replay(self):
-        for function, args, kwargs, result in self.operations:
-            again = function(*args, **kwargs)
-            if function in ALLOCATIONS:
-                continue
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
+from conftest import DRAFTERS, PROGRAMS, Tape, assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
 
 
 def uneven_items():
@@ -62,10 +14,6 @@ def uneven_items():
     return items[(items[:, 0] % 2 == 0) | (items[:, 2] == 20)]
 
 
-PROGRAMS = {
-    "recorded": lambda: Program(recorder=Tape),
-    "static": lambda: Program(compiler=lambda body: body),  # shapes as for the compiler, and none of its minutes
-}
 SEARCHES = DRAFTERS | {"none": {}, "model": {"gamma": 2, "draft_width": 9}}
 
 
