@@ -11,6 +11,7 @@ for each batch size and precision, and what the auto drafter chose and why.
 """
 
 import platform
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.evaluate import Bench
-from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE
+from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE, make_methods
 from atspeed.models import check_dtype, load_model, load_tokenizer, random_model
 from atspeed.prompts import encode_prompts
 from atspeed.report import save_benchmark, timings, to_markdown, verdict
@@ -64,17 +65,18 @@ def main(
     data, output = load_dataset(data_path, dataset, index), Path(output_dir)
     for dtype, weight in zip(dtypes, weights, strict=True):
         target, tokenizer = open_model(target_model, shape, data, weight, seed)
-        draft = None
+        target, draft, items = target.to(device), None, data.catalogue.token_ids(tokenizer).to(device)
         if draft_model or draft_shape:
             draft = open_model(draft_model, draft_shape, data, weight, seed + 1)[0].to(device)
         prompts = encode_prompts(tokenizer, data.catalogue, take(data.samples("test"), requests, seed), 512)
         prefix = Prefix.of(prompts) if share_prefix else None
         models = f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}"
+        make = partial(
+            make_methods, items=items, draft_width=draft_beam_size, gamma=gamma, nodes=nodes, names=methods,
+            prefix=prefix,
+        )  # fmt: skip
         for batch_size in batch_sizes:
-            bench = Bench(
-                target.to(device), draft, data.catalogue.token_ids(tokenizer), draft_width=draft_beam_size, gamma=gamma,
-                nodes=nodes, names=methods, prefix=prefix,
-            )  # fmt: skip
+            bench = Bench((target, draft), items, make)
             table, notes = measure(bench, prompts, run_beam_sizes, batch_size, warmup)
             headline = (
                 f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, {models}, "

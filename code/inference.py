@@ -9,6 +9,7 @@ Writes results.csv, results.md, results.png and the recommended items of every u
 """
 
 import platform
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from accelerate.utils import gather_object
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.evaluate import Bench, check_widths
-from atspeed.methods import BASELINE
+from atspeed.methods import BASELINE, make_methods
 from atspeed.models import check_dtype, load_model, load_tokenizer
 from atspeed.prompts import encode_prompts
 from atspeed.report import SHORT, recommendations, save_report, summarise, to_markdown, verdict
@@ -53,15 +54,16 @@ def main(
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
     data = load_dataset(data_path, dataset, index)
-    target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
+    checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     if draft_model:
         open_checkpoint(draft_model, "train", "train", data)
-    samples = take(data.samples(split, max_history=target.setting.max_history), max_users, seed)
+    samples = take(data.samples(split, max_history=checkpoint.setting.max_history), max_users, seed)
     tokenizer = load_tokenizer(target_model)
-    prompts = encode_prompts(tokenizer, data.catalogue, samples, target.setting.cutoff)
+    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
 
     models = [path and load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
-    bench = Bench(*models, data.catalogue.token_ids(tokenizer), draft_width=draft_beam_size, gamma=gamma)
+    items = data.catalogue.token_ids(tokenizer).to(state.device)
+    bench = Bench(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))
     mine = range(state.process_index, len(samples), state.num_processes)
     records = gather_object(bench.run(prompts, mine, run_beam_sizes, batch_size=batch_size, warmup=warmup))
     if not state.is_main_process:
@@ -76,7 +78,7 @@ def main(
         + machine
     )
     save_report(output, table, headline)
-    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, target=target.fingerprint))
+    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, target=checkpoint.fingerprint))
     widest = [r for r in records if (r.method, r.width) == (BASELINE, max(run_beam_sizes))]
     write_text(output / "recommendations.jsonl", recommendations(widest, samples, data.catalogue.items_of, tokens))
     print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{verdict(records, bench.exact)}\nwritten to {output}")

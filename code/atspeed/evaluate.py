@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,9 +13,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from atspeed.memory import peak_memory
-from atspeed.methods import COMPARED, Lists, Method, make_methods
+from atspeed.methods import Lists, Method
 from atspeed.prompts import left_pad
-from beamsd import Clock, Prefix
+from beamsd import Clock
 from genrec.cli import is_main_process
 from genrec.errors import UserError
 
@@ -43,28 +43,16 @@ class Bench:
     """Models and methods, ready to be compared on batches of prompts."""
 
     def __init__(
-        self,
-        target: PreTrainedModel,
-        draft: PreTrainedModel | None,
-        items: Tensor,
-        *,
-        draft_width: int | None,
-        gamma: int,
-        nodes: int | None = None,
-        names: Sequence[str] = COMPARED,
-        prefix: Prefix | None = None,
-    ):
-        """items: (n_items, L) token ids. names, prefix: see `make_methods`. In float32 the lists of all methods but
-        those that draw at random must be equal; else they are counted."""
-        self.target, self.draft = target, draft
-        self.options = {
-            "items": items.to(target.device), "draft_width": draft_width, "gamma": gamma, "nodes": nodes,
-            "names": names, "prefix": prefix,
-        }  # fmt: skip
-        self.methods = make_methods(target, draft, **self.options)
-        self.exact = target.dtype == torch.float32
+        self, models: Sequence[PreTrainedModel | None], items: Tensor, make: Callable[..., dict[str, Method]]
+    ):  # fmt: skip
+        """models: the target, then drafts. items: (n_items, L) token ids. make: the methods of such models.
+
+        In float32 the lists of all methods but those that draw at random must be equal; else they are counted.
+        """
+        self.models, self.make, self.methods = models, make, make(*models)
+        self.device, self.exact = models[0].device, models[0].dtype == torch.float32
         self.legal = {tuple(item) for item in items.tolist()}
-        self._double: dict | None = None
+        self._double: dict[str, Method] | None = None
 
     def run(
         self, prompts: Sequence[Sequence[int]], requests: Sequence[int], widths: Sequence[int], *, batch_size: int,
@@ -92,7 +80,7 @@ class Bench:
     def memory(self, prompts: Sequence[Sequence[int]], width: int) -> dict[str, float | None]:
         """MB that every method takes for one batch, at its peak, on top of models and trie."""
         return {
-            name: peak_memory(partial(self._timed, method, prompts, width), self.target.device)
+            name: peak_memory(partial(self._timed, method, prompts, width), self.device)
             for name, method in self.methods.items()
         }
 
@@ -132,7 +120,7 @@ class Bench:
     def _timed(
         self, method: Method, prompts: Sequence[Sequence[int]], width: int
     ) -> tuple[Lists, float, dict[str, float]]:
-        ids, mask = (tensor.to(self.target.device) for tensor in left_pad(prompts))
+        ids, mask = (tensor.to(self.device) for tensor in left_pad(prompts))
         clock = Clock(ids.device)
         start = _now(ids.device)
         lists = method.decode(ids, mask, width, clock)
@@ -151,11 +139,9 @@ class Bench:
     def _settle(self, prompt: Sequence[int], request: int, width: int, found: dict[str, list]) -> None:
         """Lists that differ must agree in float64, or they are not a tie but a fault."""
         if self._double is None:
-            models = (None if m is None else deepcopy(m).double() for m in (self.target, self.draft))
-            exact = [name for name, method in self.methods.items() if not method.draws]
-            self._double = make_methods(*models, **self.options | {"names": exact})
-        ids, mask = (tensor.to(self.target.device) for tensor in left_pad([prompt]))
-        lists = [method.decode(ids, mask, width, Clock(ids.device)) for method in self._double.values()]
+            self._double = self.make(*(model and deepcopy(model).double() for model in self.models))
+        ids, mask = (tensor.to(self.device) for tensor in left_pad([prompt]))
+        lists = [self._double[name].decode(ids, mask, width, Clock(ids.device)) for name in found]
         if len({tuple(_sequences(exact)[0]) for exact in lists}) > 1:
             raise RuntimeError(f"request {request}, K {width}: the lists differ, in float64 too: {found}")
         logger.info(f"request {request}, K {width}: a tie in float32; the lists agree in float64")

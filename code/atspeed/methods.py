@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from beamsd import Auto, Clock, Prefix, Program, Result, Trie, beam_search
 
 GENERATE, BASELINE, SPECULATIVE = "generate", "gamma 0", "speculative"
-TRIE, HYBRID, AUTO, RELAXED, SAMPLE = "trie", "hybrid", "auto", "relaxed", "sample"
+TRIE, HYBRID, AUTO, STRICT, RELAXED, SAMPLE = "trie", "hybrid", "auto", "strict", "relaxed", "sample"
 CAPTURED, AUTO_CAPTURED = "gamma 0 captured", "auto captured"
 COMPARED = (GENERATE, BASELINE, SPECULATIVE)  # what stage 4 reports
 ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, SAMPLE)
@@ -79,6 +79,17 @@ def make_methods(
         SAMPLE: ours(draws=True, verification="sample", drafter="trie", nodes=nodes),
     }
     return {name: methods[name] for name in names if draft is not None or name not in NEED_DRAFT}
+
+
+def draft_methods(
+    target: PreTrainedModel, *drafts: PreTrainedModel, names: Sequence[str], items: Tensor, draft_width: int, gamma: int
+) -> dict[str, Method]:
+    """`generate`, gamma 0, and NAME strict and NAME relaxed for every draft, AtSpeed's two verifications."""
+    methods = make_methods(target, None, items, draft_width, gamma, names=(GENERATE, BASELINE))
+    for name, draft in zip(names, drafts, strict=True):
+        made = make_methods(target, draft, items, draft_width, gamma, names=(SPECULATIVE, RELAXED))
+        methods |= {f"{name} {STRICT}": made[SPECULATIVE], f"{name} {RELAXED}": made[RELAXED]}
+    return methods
 
 
 def _lists(result: Result, drafted: bool) -> Lists:

@@ -148,7 +148,7 @@ def save_benchmark(folder: Path, name: str, table: pd.DataFrame, headline: str, 
 
 def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     """Speed-up over `generate` by K, beside the paper's; target calls by K; where the time goes at the largest K."""
-    plt = _pyplot()
+    plt = pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
     places, last = range(len(widths)), table[table["K"] == max(table["K"])].set_index("method")
     figure, (speed, calls, split) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
@@ -186,7 +186,7 @@ def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
 
 def plot(table: pd.DataFrame, path: Path) -> None:
     """Speed-up over `generate`, and target calls, by K."""
-    plt = _pyplot()
+    plt = pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axis, column, title in zip(
@@ -206,7 +206,7 @@ def plot(table: pd.DataFrame, path: Path) -> None:
     plt.close(figure)
 
 
-def _pyplot() -> ModuleType:
+def pyplot() -> ModuleType:
     """Imported when something is drawn, since it takes a second; no screen is needed."""
     import matplotlib
 

@@ -1,12 +1,13 @@
 """The check behind the table: it notices a wrong list, a wrong score, an item that does not exist."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from atspeed.evaluate import Bench, check_widths
-from atspeed.methods import BASELINE, GENERATE, SPECULATIVE
+from atspeed.methods import BASELINE, GENERATE, SPECULATIVE, make_methods
 from atspeed.report import SHORT, save_report, summarise, to_markdown
 from conftest import VOCABULARY, random_items, tiny_llama
 from genrec.dataset import Sample
@@ -15,7 +16,10 @@ from genrec.errors import UserError
 
 @pytest.fixture
 def bench():
-    return Bench(tiny_llama(1, 2), tiny_llama(7, 1), random_items(60), draft_width=12, gamma=3)
+    items = random_items(60)
+    return Bench(
+        (tiny_llama(1, 2), tiny_llama(7, 1)), items, partial(make_methods, items=items, draft_width=12, gamma=3)
+    )
 
 
 @pytest.fixture(scope="module")

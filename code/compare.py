@@ -1,0 +1,92 @@
+"""Compare drafts: every one under strict and relaxed verification, beside gamma 0 and `generate`.
+
+    bash script/compare.sh
+    python code/compare.py --dataset beauty --target_model output/beauty/target --output_dir output/beauty/compared \
+        --draft_models output/beauty/draft-SFTModel,output/beauty/draft-AtSpeedSModel
+
+All methods take turns on every request of one run. Strict lists must equal those of `generate`, and all items must be
+in the catalogue, or the run ends. Drafts of one class that differ in their seed are averaged. Writes comparison.csv,
+comparison.md and comparison.png.
+"""
+
+import platform
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from atspeed.checkpoints import open_checkpoint
+from atspeed.comparison import by_draft, draft_name, save_comparison
+from atspeed.evaluate import Bench, check_widths
+from atspeed.methods import RELAXED, draft_methods
+from atspeed.models import check_dtype, load_model, load_tokenizer
+from atspeed.prompts import encode_prompts
+from atspeed.report import summarise, verdict
+from genrec.artefacts import FACTS, make_facts, read_facts
+from genrec.cli import run
+from genrec.dataset import load_dataset, take
+from genrec.errors import UserError
+from genrec.files import write_json
+
+STAGE = "compare"
+
+
+def main(
+    target_model: str,
+    draft_models: tuple[str, ...],
+    output_dir: str,
+    dataset: str,
+    data_path: str = "data",
+    index: str | None = None,
+    run_beam_sizes: tuple[int, ...] = (1, 3, 5, 10, 20),
+    draft_beam_size: int = 40,
+    gamma: int = 3,
+    batch_size: int = 1,
+    max_users: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> None:
+    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
+    weights, output = check_dtype(dtype), Path(output_dir)
+    check_widths(run_beam_sizes, draft_beam_size, gamma)
+    data = load_dataset(data_path, dataset, index)
+    checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
+    names = [name_of(path) for path in draft_models]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"--draft_models: two have one class and seed ({', '.join(names)}); train one with another seed"
+        )
+    for path in draft_models:
+        open_checkpoint(path, "train", "train", data)
+    samples = take(data.samples("test", max_history=checkpoint.setting.max_history), max_users, seed)
+    tokenizer = load_tokenizer(target_model)
+    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_model(path, weights).to(device) for path in (target_model, *draft_models)]
+    items = data.catalogue.token_ids(tokenizer).to(device)
+    make = partial(draft_methods, names=names, items=items, draft_width=draft_beam_size, gamma=gamma)
+    bench = Bench(models, items, make)
+    records = bench.run(prompts, range(len(prompts)), run_beam_sizes, batch_size=batch_size, warmup=3)
+
+    tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
+    table = by_draft(summarise(records, samples, data.catalogue.items_of, tokens))
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    headline = (
+        f"{dataset}, {len(samples)} test users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "
+        f"gamma {gamma}, seeds of the drafts {', '.join(map(str, sorted(set(table['seed']))))}, {machine}"
+    )
+    exact = verdict([r for r in records if not r.method.endswith(RELAXED)], bench.exact)
+    print("\n" + save_comparison(output, table, headline, exact))
+    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, target=checkpoint.fingerprint))
+    print(f"written to {output}")
+
+
+def name_of(path: str) -> str:
+    """The class and seed of a trained draft."""
+    made = read_facts(Path(path), "train", "train")["arguments"]
+    return draft_name(made["model_class"], made["seed"])
+
+
+if __name__ == "__main__":
+    run(main)
