@@ -125,6 +125,7 @@ def test_two_processes_on_the_cpu_run_every_stage(world):
         ("train", {"train_data": "nowhere"}, "written by: bash script/generate_teacher_data.sh"),
         ("train", {"MODEL_CLASS": "AtSpeedX"}, "--model_class AtSpeedX: choose from SFTModel"),
         ("train", {"MODEL_CLASS": "WordKDModel"}, "FULL_VOCABULARY=true bash script/generate_teacher_data.sh"),
+        ("train", {"constrained_loss": "false", "constrained_softmax": "true"}, "--constrained_loss false would"),
         ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
         ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
     ],

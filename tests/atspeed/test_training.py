@@ -82,7 +82,10 @@ class Failing(Selection):
 def test_training_on_own_beams_resumes_to_the_same_weights_and_stops_at_the_same_epoch(taught, tmp_path):
     target, trie, samples = taught
     policy = DataPolicy(r_original=0.3, r_student=0.4, width=5, target=target)
-    alignment, schedule = Alignment(make_objective("AtSpeedRModel"), trie, 0.9), schedule_of(epochs=6, patience=2)
+    alignment, schedule = (
+        Alignment(make_objective("AtSpeedRModel"), trie, 0.9),
+        schedule_of(epochs=6, patience=2, gradient_checkpointing=True),
+    )
     weights, epochs = [], []
     for name, kinds in (("whole", [Selection]), ("resumed", [Failing, Selection])):
         for kind in kinds:
