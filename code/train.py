@@ -1,4 +1,4 @@
-"""Stage 3: train the draft on the recommendation loss and an alignment loss against the teacher data.
+"""Stage 3: train the draft on the recommendation loss and an alignment loss, and keep what the target accepts most of.
 
     bash script/train.sh
     accelerate launch code/train.py --dataset toy --model_class AtSpeedSModel --base_model model/tiny \
@@ -6,26 +6,30 @@
         --valid_data output/toy/eval_teacher_data --output_dir output/toy/draft
 """
 
+import logging
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from atspeed.checkpoints import open_checkpoint, save_checkpoint
-from atspeed.models import check_dtype, check_same_vocabulary, load_model, load_tokenizer, vocabulary_size
-from atspeed.objectives import make_objective
+from atspeed.alignment import Alignment, DataPolicy
+from atspeed.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
+from atspeed.models import check_dtype, check_same_vocabulary, load_config, load_model, load_tokenizer, vocabulary_size
+from atspeed.objectives import ITEM, Objective, make_objective
 from atspeed.prompts import encode_samples
+from atspeed.selection import Selection, check_selection
 from atspeed.teacher import TeacherData
-from atspeed.training import Alignment, Samples, Schedule, fit
+from atspeed.training import Samples, Schedule, fit
 from beamsd import Trie
 from genrec.artefacts import already_done, make_facts
 from genrec.cli import run
-from genrec.dataset import load_dataset
+from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
 
 STAGE = "train"
+logger = logging.getLogger(__name__)
 
 
 def main(
@@ -41,7 +45,13 @@ def main(
     alpha: float = 0.7,
     temperature: float = 1.0,
     top_k: int = 20,
-    constrained_softmax: bool = True,
+    constrained_loss: bool | None = None,
+    constrained_softmax: bool | None = None,
+    r_original: float = 0.0,
+    r_student: float = 0.0,
+    select_by: str = "accepted",
+    select_users: int = 200,
+    select_beam_size: int = 10,
     dtype: str = "float32",
     epochs: int = 20,
     batch_size: int = 256,
@@ -57,10 +67,14 @@ def main(
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "report_to", "overwrite")}
     state, output = PartialState(), Path(output_dir)
-    objective, weights = make_objective(model_class, top_k), check_dtype(dtype)
+    weights = check_dtype(dtype)
+    objective = make_objective(model_class, top_k, constrained_loss, constrained_softmax)
+    policy = DataPolicy(r_original, r_student, seed)
+    policy.check(model_class, objective)
+    check_selection(select_by, select_users, select_beam_size)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
-        gradient_checkpointing,
+        gradient_checkpointing, select_by,
     )  # fmt: skip
     schedule.check(state.num_processes)
     if not 0 <= alpha <= 1 or temperature <= 0 or top_k < 1:
@@ -70,31 +84,47 @@ def main(
     arguments["target"] = target.fingerprint
     tokenizer = load_tokenizer(target_model)
     check_same_vocabulary(base_model, tokenizer, data.catalogue)
-    trie = Trie(data.catalogue.token_ids(tokenizer))
-    taught = [
-        TeacherData.open(path, split, data, target) for split, path in (("train", train_data), ("valid", valid_data))
-    ]
-    if objective.needs_item_logits and not all(teacher.plan.full_vocabulary for teacher in taught):
-        raise UserError(
-            f"--model_class {model_class} compares whole vocabularies, which {train_data} does not hold; write it with "
-            "FULL_VOCABULARY=true bash script/generate_teacher_data.sh"
-        )
+    taught = _open_teacher_data(train_data, valid_data, data, target, objective, policy)
     work = output.with_name(output.name + ".work")
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
             return
 
+    trie, live = Trie(data.catalogue.token_ids(tokenizer)), None
+    train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
+    if select_users or policy.needs_target(objective, all(teacher.plan.full_vocabulary for teacher in taught)):
+        live = load_model(target_model, load_config(target_model).dtype).to(state.device).requires_grad_(False)
+        logger.info(f"{target_model}: loaded as {live.dtype}, to score or to decode while the draft is trained")
+    selection = None
+    if select_users:
+        selection = Selection(live, trie.to(state.device), take(valid.prompts, select_users, seed), select_beam_size)
     set_seed(seed)
     model = load_model(base_model, weights)
     model.resize_token_embeddings(vocabulary_size(target_model), mean_resizing=False)
-    train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
-    alignment = Alignment(objective, trie.to(state.device), alpha, temperature, constrained_softmax)
-    results = fit(model, alignment, train, valid, work, schedule, state.num_processes)
+    alignment = Alignment(objective, trie.to(state.device), alpha, temperature)
+    policy = replace(policy, target=live, width=taught[0].plan.beam_size)
+    results = fit(model, alignment, train, valid, work, schedule, state.num_processes, policy, selection)
     if state.is_main_process:
         facts = make_facts(STAGE, arguments, setting=asdict(target.setting), results=results)
         save_checkpoint(output, model, tokenizer, data, facts)
         shutil.rmtree(work)
-        print(f"{output}: {model_class}, eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
+        said = ", ".join(f"{name} {value:.4f}" for name, value in results.items() if name.startswith("eval_"))
+        print(f"{output}: {model_class}, {said} after {results['best_epoch']:.0f} of {results['epochs']:.0f} epochs")
+
+
+def _open_teacher_data(
+    train: str, valid: str, data: Dataset, target: Checkpoint, objective: Objective, policy: DataPolicy
+) -> list[TeacherData]:
+    """Raises UserError if they do not hold what the objective compares, and the target is not to say it either."""
+    taught = [TeacherData.open(path, split, data, target) for split, path in (("train", train), ("valid", valid))]
+    for path, teacher in zip((train, valid), taught, strict=True):
+        if objective.home == ITEM and not teacher.plan.full_vocabulary and not policy.r_original:
+            raise UserError(
+                f"{path}: does not hold what the target says of the true items, which --model_class WordKDModel and "
+                "TVDKDModel compare; write it with FULL_VOCABULARY=true bash script/generate_teacher_data.sh, or have "
+                "the target say it while the draft is trained: --r_original 1"
+            )
+    return taught
 
 
 def _samples(tokenizer, data, target, teacher: TeacherData, trie: Trie) -> Samples:

@@ -14,6 +14,13 @@ valid_data=${valid_data:-$OUTPUT_DIR/$DATASET/eval_teacher_data}
 ALPHA=${ALPHA:-0.7}                                # share of the alignment loss
 TEMPERATURE=${TEMPERATURE:-1.0}                    # of both softmaxes in the alignment loss
 TOP_K=${TOP_K:-20}                                 # bets that AtSpeedSModel compares
+constrained_loss=${constrained_loss:-}             # compare legal tokens only; empty: as MODEL_CLASS is defined
+constrained_softmax=${constrained_softmax:-}       # renormalise over them; empty: as constrained_loss
+r_original=${r_original:-0}                        # share of batches aligned on the true item's prefix
+r_student=${r_student:-0}                          # share of batches aligned on the draft's own beams
+SELECT_BY=${SELECT_BY:-accepted}                   # what the best draft is known by: accepted (levels) or eval_loss
+SELECT_USERS=${SELECT_USERS:-200}                  # validation prompts decoded after each epoch; 0: none
+SELECT_BEAM_SIZE=${SELECT_BEAM_SIZE:-10}           # K of that; the draft width is 2 K
 EPOCHS=${EPOCHS:-20}
 PATIENCE=${PATIENCE:-5}
 BATCH_SIZE=${BATCH_SIZE:-256}                      # over all processes
@@ -30,6 +37,9 @@ launch train \
     --target_model "$TARGET_MODEL" --train_data "$train_data" --valid_data "$valid_data" \
     --output_dir "$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME" \
     --alpha "$ALPHA" --temperature "$TEMPERATURE" --top_k "$TOP_K" \
+    --constrained_loss "$constrained_loss" --constrained_softmax "$constrained_softmax" \
+    --r_original "$r_original" --r_student "$r_student" \
+    --select_by "$SELECT_BY" --select_users "$SELECT_USERS" --select_beam_size "$SELECT_BEAM_SIZE" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
     --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --weight_decay "$WD" \
     --dtype "$DTYPE" --seed "$SEED" --report_to "$REPORT_TO" "$@"

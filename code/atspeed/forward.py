@@ -25,6 +25,14 @@ class TreeLogits:
         rows = self.beam_rows.flatten(1)[..., None].expand(-1, -1, self.logits.shape[-1])
         return self.logits.gather(1, rows).unflatten(1, self.beam_rows.shape[1:])
 
+    def log_probs(self, tokens: Tensor) -> Tensor:
+        """(B, K, L, C) float32, normalised over the whole vocabulary: [:, k, t] of `tokens` (B, K, L, C) long in the
+        place of token t of beam k."""
+        logits, rows = self.logits.float(), self.beam_rows
+        cells = rows[..., None] * logits.shape[-1] + tokens
+        normaliser = logits.logsumexp(-1).gather(1, rows.flatten(1)).view_as(rows)
+        return logits.flatten(1).gather(1, cells.flatten(1)).view_as(tokens) - normaliser[..., None]
+
 
 def tree_logits(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, item: Tensor, beams: Tensor | None = None

@@ -45,6 +45,6 @@ def mask_illegal(logits: Tensor, legal: Tensor) -> Tensor:
     return logits.masked_fill(~legal, torch.finfo(logits.dtype).min)
 
 
-def masked_mean(losses: Tensor, real: Tensor) -> Tensor:
-    """The mean of `losses` over the positions that are `real`; 0 where none is."""
-    return losses.where(real, 0).sum() / real.sum().clamp(min=1)
+def masked_mean(losses: Tensor, real: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """The mean of `losses` over the positions of `dim` (all) that are `real`; 0 where none is."""
+    return losses.where(real, 0).sum(dim) / real.sum(dim).clamp(min=1)

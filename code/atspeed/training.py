@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
-from atspeed.forward import TreeLogits, tree_logits
-from atspeed.losses import cross_entropy, mask_illegal, masked_mean
-from atspeed.objectives import Objective
+from atspeed.alignment import Alignment, DataPolicy
+from atspeed.forward import tree_logits
 from atspeed.prompts import left_pad
+from atspeed.selection import Selection
 from atspeed.teacher import TeacherData
-from beamsd import Trie
 from genrec.errors import UserError
 
 REPORTERS = ("none", "tensorboard", "wandb")
@@ -49,61 +49,22 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
     return {"input_ids": input_ids, "attention_mask": attention_mask, **stacked}
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """How much, and on what, the draft is aligned with the target."""
-
-    objective: Objective
-    trie: Trie | None = None
-    alpha: float = 0.0
-    temperature: float = 1.0  # of both softmaxes
-    constrained_softmax: bool = True  # renormalise over the legal tokens; else what is illegal counts as one more token
-
-    def loss(self, tree: TreeLogits, batch: dict[str, Tensor]) -> Tensor:
-        """(1 − α) · recommendation loss + α · alignment loss (AtSpeed, Sec. 4), each a mean over its positions."""
-        recommend = cross_entropy(tree.for_item().float(), batch["item"]).mean()
-        if not (self.objective.align or self.objective.imitates_beams):
-            return recommend
-        return (1 - self.alpha) * recommend + self.alpha * self._align(tree, batch)
-
-    def _align(self, tree: TreeLogits, batch: dict[str, Tensor]) -> Tensor:
-        if self.objective.needs_item_logits:
-            teacher = batch["item_logits"]
-            student = tree.for_item()[:, : teacher.shape[1]].float()
-            return self.objective.align(student / self.temperature, teacher / self.temperature).mean()
-        real = batch["real"][..., None].expand_as(batch["beams"])
-        if self.objective.imitates_beams:
-            return masked_mean(cross_entropy(tree.for_beams().float(), batch["beams"]), real)
-        student, teacher = self._compare_legal(tree, batch["beams"], batch["log_probs"])
-        return masked_mean(self.objective.align(student / self.temperature, teacher / self.temperature), real)
-
-    def _compare_legal(self, tree: TreeLogits, beams: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Student's and teacher's log-probabilities (B, K, L, C) of the legal children before each token."""
-        children = self.trie.children(self.trie.walk(beams)[..., :-1])
-        legal = children != self.trie.dead
-        log_probs = tree.logits.float().log_softmax(-1)
-        cells = tree.beam_rows[..., None] * log_probs.shape[-1] + self.trie.tokens[children]
-        student = log_probs.flatten(1).gather(1, cells.flatten(1)).view_as(teacher)
-        student, teacher = mask_illegal(student, legal), mask_illegal(teacher, legal)
-        if self.constrained_softmax:
-            return student, teacher
-        return _with_rest(student), _with_rest(teacher)
-
-
-def _with_rest(log_probs: Tensor) -> Tensor:
-    """Log-probabilities (..., C) and, last, that of everything else (..., C + 1)."""
-    rest = (1 - log_probs.exp().sum(-1, keepdim=True)).clamp(min=1e-6)
-    return torch.cat([log_probs, rest.log()], -1)
-
-
 class AlignmentTrainer(Trainer):
-    """The Trainer of transformers with this project's loss. What a batch holds is the dataset's business."""
+    """The Trainer of transformers with this project's loss, data policy and selection."""
 
-    def __init__(self, *args, alignment: Alignment, **kwargs):
+    def __init__(
+        self, *args: object, alignment: Alignment, policy: DataPolicy, selection: Selection | None, **kwargs: object
+    ):
         super().__init__(*args, **kwargs)
-        self.alignment = alignment
+        self.alignment, self.policy, self.selection = alignment, policy, selection
         # The loss below is a mean over the micro-batch, so the Trainer must divide by the accumulation steps.
         self.model_accepts_loss_kwargs = False
+        self.evaluated: list[Tensor] = []  # of each batch: requests, and the sums of their losses by kind and level
+        if self.is_fsdp_enabled and (policy.r_student or selection):
+            raise UserError(
+                "--r_student and --select_users decode with the draft, of which FSDP leaves no process a whole; choose "
+                "an ACCELERATE_CONFIG without FSDP, or pass --r_student 0 --select_users 0 --select_by eval_loss"
+            )
 
     def compute_loss(
         self,
@@ -112,10 +73,39 @@ class AlignmentTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, dict]:
-        beams = inputs["beams"] if self.alignment.objective.needs_beams else None
+        source = home = self.alignment.objective.home
+        if model.training and home:
+            source = self.policy.source(home, self.state.global_step)
+        lessons = None
+        if home:
+            lessons = self.policy.lessons(source, self.alignment, self.accelerator.unwrap_model(model), inputs)
+        beams = lessons.beams if lessons else None
         tree = tree_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["item"], beams)
-        loss = self.alignment.loss(tree, inputs)
-        return (loss, {}) if return_outputs else loss
+        losses = self.alignment.loss(tree, inputs["item"], lessons)
+        if not model.training:
+            n = len(inputs["item"])
+            each = torch.cat([losses.recommend[None], losses.levels]).detach()
+            self.evaluated.append(torch.cat([torch.full_like(each[:1], n), n * each]))
+        return (losses.total, {}) if return_outputs else losses.total
+
+    def evaluation_loop(self, *args: object, **kwargs: object) -> EvalLoopOutput:
+        """Also: the losses one by one, and what the target accepts of this draft."""
+        self.evaluated = []
+        output = super().evaluation_loop(*args, **kwargs)
+        n, recommend, *levels = self._summed(torch.stack(self.evaluated).sum(0))
+        more = {"eval_recommendation_loss": recommend / n}
+        more |= {f"eval_alignment_loss_level_{level}": loss / n for level, loss in enumerate(levels)}
+        if self.selection:
+            draft, state = self.accelerator.unwrap_model(self.model), self.accelerator
+            share = (self.args.eval_batch_size, state.process_index, state.num_processes)
+            accepted, calls, requests = self._summed(self.selection.measure(draft, *share))
+            more |= {"eval_accepted": accepted / requests, "eval_target_calls": calls / requests}
+        output.metrics.update(more)
+        return output
+
+    def _summed(self, values: Tensor) -> list[float]:
+        """Over all processes."""
+        return self.accelerator.reduce(values, "sum").tolist()
 
 
 @dataclass(frozen=True)
@@ -128,10 +118,11 @@ class Schedule:
     learning_rate: float
     weight_decay: float
     warmup_steps: int
-    patience: int  # epochs without a better eval_loss
+    patience: int  # epochs without a better one, by `select_by`
     seed: int
     report_to: str
     gradient_checkpointing: bool = False
+    select_by: str = "eval_loss"  # what tells the best weights, and when to stop: one of SELECT_BY
 
     def accumulation_steps(self, world: int) -> int:
         """Micro-batches to a step of the optimiser, with `world` processes.
@@ -160,31 +151,38 @@ class Schedule:
 
 def fit(
     model: PreTrainedModel, alignment: Alignment, train: Samples, valid: Samples, work: Path, schedule: Schedule,
-    world: int,
+    world: int, policy: DataPolicy | None = None, selection: Selection | None = None,
 ) -> dict[str, float | list]:  # fmt: skip
-    """Train until the epochs are over or eval_loss stops falling; the model ends with its best weights.
+    """Train until the epochs are over or what `schedule.select_by` names gets no better; the model ends with its best
+    weights.
 
-    Checkpoints go to `work`; what is found there is resumed. Returns the best eval_loss, the epochs and steps run, and
-    the history of all losses.
+    Checkpoints go to `work`; what is found there is resumed. policy: None takes the objective's home. selection: is
+    needed to select by "accepted".
+    Returns what the evaluation of the best weights said, the epochs and steps run, and the history of all losses.
     """
     gpu = torch.cuda.is_available()
+    by_loss = schedule.select_by == "eval_loss"
     arguments = TrainingArguments(
         output_dir=str(work), num_train_epochs=schedule.epochs,
         per_device_train_batch_size=schedule.micro_batch_size, per_device_eval_batch_size=schedule.micro_batch_size,
         gradient_accumulation_steps=schedule.accumulation_steps(world), learning_rate=schedule.learning_rate,
         weight_decay=schedule.weight_decay, warmup_steps=schedule.warmup_steps, lr_scheduler_type="cosine",
         eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
-        metric_for_best_model="eval_loss", greater_is_better=False, prediction_loss_only=True, label_names=["item"],
+        metric_for_best_model="eval_loss" if by_loss else "eval_accepted", greater_is_better=not by_loss,
+        prediction_loss_only=True, label_names=["item"], restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False, logging_steps=10, report_to=schedule.report_to, seed=schedule.seed,
         use_cpu=not gpu, bf16=gpu, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
         **({"gradient_checkpointing": True} if schedule.gradient_checkpointing else {}),
     )  # fmt: skip
     trainer = AlignmentTrainer(
         model, arguments, data_collator=collate, train_dataset=train, eval_dataset=valid, alignment=alignment,
-        callbacks=[EarlyStoppingCallback(schedule.patience)],
+        policy=policy or DataPolicy(), selection=selection, callbacks=[EarlyStoppingCallback(schedule.patience)],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
     state = trainer.state
+    best = next(log for log in state.log_history if log["step"] == state.best_global_step and "eval_loss" in log)
+    said = ("eval_loss", "eval_accepted", "eval_target_calls")
     return {
-        "eval_loss": state.best_metric, "epochs": state.epoch, "steps": state.global_step, "history": state.log_history,
+        **{name: best[name] for name in said if name in best}, "best_epoch": best["epoch"], "epochs": state.epoch,
+        "steps": state.global_step, "history": state.log_history,
     }  # fmt: skip

@@ -1,10 +1,12 @@
 """Losses: hand-worked numbers, naive loops, zero where student and teacher agree, finite gradients under masks."""
 
+import inspect
 import math
 
 import pytest
 import torch
 
+import train
 from atspeed.losses import cross_entropy, kl, mask_illegal, masked_mean, topk_alignment, tvd
 
 
@@ -65,10 +67,14 @@ def test_what_is_zero_where_student_and_teacher_agree():
     same = logits(3, 9, seed=2)
     for loss in (kl, tvd):
         torch.testing.assert_close(loss(same, same), torch.zeros(3), atol=1e-6, rtol=0)
-    # AtSpeed-S keeps its density term: only a student that puts all on one bet has nothing left to lose.
+    # Of AtSpeed-S the reverse KL is zero, and the density term p_K · H stays: only a student that puts all on one bet
+    # has nothing left to lose.
+    q = same.topk(3).values.softmax(-1)
+    density = q[..., -1] * -(q * q.log()).sum(-1)
+    torch.testing.assert_close(topk_3(same, same), density, atol=1e-6, rtol=1e-5)
     sure = torch.tensor([[50.0, 0, 0, 0]])
     assert topk_3(sure, sure).item() == pytest.approx(0, abs=1e-6)
-    assert topk_3(same, same).min() > 0
+    assert density.min() > 0
 
 
 @pytest.mark.parametrize("loss", [kl, tvd, topk_3])
@@ -83,10 +89,10 @@ def test_gradients_are_finite_and_only_at_legal_tokens(loss, n_legal):
         assert (student.grad[:, :n_legal].abs().sum(-1) > 0).all()
 
 
-def test_temperature_1_gives_nearly_every_row_a_gradient_and_a_thousandth_does_not():
+def test_the_default_temperature_gives_nearly_every_row_a_gradient_and_a_thousandth_does_not():
     """The release divides logits by 0.001 for AtSpeed-R: a one-hot softmax has no gradient."""
-    shares = []
-    for temperature in (1.0, 0.001):
+    shares, default = [], inspect.signature(train.main).parameters["temperature"].default
+    for temperature in (default, 0.001):
         student = logits(1000, 64, seed=5).requires_grad_()
         tvd(student / temperature, logits(1000, 64, seed=6) / temperature).sum().backward()
         shares.append((student.grad.abs().sum(-1) > 1e-6).float().mean().item())
@@ -98,3 +104,14 @@ def test_masked_mean_counts_real_positions_only():
     losses = torch.tensor([[1.0, 2.0], [torch.inf, torch.nan]])
     assert masked_mean(losses, torch.tensor([[True, True], [False, False]])).item() == 1.5
     assert masked_mean(losses, torch.zeros(2, 2, dtype=torch.bool)).item() == 0
+    columns = masked_mean(losses, torch.tensor([[True, False], [False, False]]), dim=(0,))
+    assert columns.tolist() == [1, 0]
+
+
+def test_cross_entropy_equals_a_naive_loop_with_finite_gradients():
+    student, tokens = logits(3, 4, 9, seed=7).requires_grad_(), torch.arange(12).view(3, 4) % 9
+    got = cross_entropy(student, tokens)
+    for row, token, loss in zip(student.view(-1, 9).tolist(), tokens.flatten().tolist(), got.flatten(), strict=True):
+        assert loss.item() == pytest.approx(math.log(sum(map(math.exp, row))) - row[token], abs=1e-5)
+    got.sum().backward()
+    assert student.grad.isfinite().all()

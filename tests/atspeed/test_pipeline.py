@@ -107,7 +107,7 @@ def test_the_checkpoint_alone_gives_the_same_scores_in_a_new_process_with_anothe
 
 def test_two_processes_on_the_cpu_run_every_stage(world):
     folder, _ = world
-    two = {"NUM_PROCESSES": "2", "OUTPUT_DIR": str(folder / "two")}
+    two = {"NUM_PROCESSES": "2", "OUTPUT_DIR": str(folder / "two"), "r_original": "0.3", "r_student": "0.4"}
     for stage in STAGES:
         output = succeed(stage, folder, *(["--full"] if stage == "finetune_llama" else []), **two)
     assert "0 differ by a tie in float32" in output
@@ -125,6 +125,7 @@ def test_two_processes_on_the_cpu_run_every_stage(world):
         ("train", {"train_data": "nowhere"}, "written by: bash script/generate_teacher_data.sh"),
         ("train", {"MODEL_CLASS": "AtSpeedX"}, "--model_class AtSpeedX: choose from SFTModel"),
         ("train", {"MODEL_CLASS": "WordKDModel"}, "FULL_VOCABULARY=true bash script/generate_teacher_data.sh"),
+        ("train", {"constrained_loss": "false", "constrained_softmax": "true"}, "--constrained_loss false would"),
         ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
         ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
     ],

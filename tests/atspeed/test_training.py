@@ -1,94 +1,103 @@
-"""The loss of a batch, put together by hand; and that training does what each objective is for."""
+"""Training does what each objective is for, keeps what is selected by, and resumes."""
 
 import pytest
 import torch
 
-from atspeed.checkpoints import Setting
+from atspeed.alignment import Alignment, DataPolicy
 from atspeed.forward import tree_logits
-from atspeed.losses import topk_alignment, tvd
-from atspeed.objectives import MODEL_CLASSES, make_objective
-from atspeed.teacher import Plan, TeacherData, write_shards
-from atspeed.training import Alignment, Samples, Schedule, collate, fit
-from beamsd import Trie, beam_search
-from conftest import LENGTH, VOCABULARY, random_items, tiny_llama
+from atspeed.objectives import MODEL_CLASSES, TEACHER, make_objective
+from atspeed.selection import Selection
+from atspeed.training import Schedule, collate, fit
+from conftest import tiny_llama
 from genrec.errors import UserError
 
-PLAN = Plan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=16)
-EOS = 2
+
+def schedule_of(**changes):
+    return Schedule(
+        **{
+            "epochs": 20, "batch_size": 16, "micro_batch_size": 8, "learning_rate": 1e-2, "weight_decay": 0.0,
+            "warmup_steps": 0, "patience": 20, "seed": 0, "report_to": "none",
+        } | changes
+    )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory):
-    """(target, trie, samples): 48 prompts that a random target has answered."""
-    folder = tmp_path_factory.mktemp("teacher")
-    generator = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(4, VOCABULARY, (3 + i % 5,), generator=generator).tolist() for i in range(48)]
-    items = random_items(60)
-    target, trie = tiny_llama(1, 2), Trie(items)
-    wanted = items[torch.randint(len(items), (48,), generator=generator)]
-    write_shards(folder, target, trie, prompts, wanted, PLAN, batch_size=16, rank=0, world=1)
-    data = TeacherData(folder, Setting("tiny", "", "", 20, 512), PLAN, 48)
-    responses = torch.cat([wanted, torch.full((48, 1), EOS)], -1)
-    return target, trie, Samples(prompts, responses, data, trie.fanout)
-
-
-@pytest.mark.parametrize("constrained", [True, False])
-@pytest.mark.parametrize(("model_class", "loss"), [("AtSpeedSModel", topk_alignment), ("AtSpeedRModel", tvd)])
-def test_alignment_loss_equals_a_loop_over_beams_and_positions(taught, model_class, loss, constrained):
-    target, trie, samples = taught
-    student = tiny_llama(7, 1)
-    batch = collate([samples[i] for i in range(3)])
-    alignment = Alignment(make_objective(model_class, 3), trie, 0.7, 1.0, constrained)
-    losses, recommend = [], []
-    with torch.no_grad():
-        tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], batch["beams"])
-        got = alignment.loss(tree, batch)
-        for i in range(3):
-            prompt, item = torch.tensor(samples.prompts[i]), samples.items[i]
-            logits = student(torch.cat([prompt, item])[None]).logits[0, len(prompt) - 1 : -1]
-            recommend += torch.nn.functional.cross_entropy(logits, item, reduction="none").tolist()
-            for beam in batch["beams"][i]:
-                q, p = (
-                    m(torch.cat([prompt, beam])[None]).logits[0, len(prompt) - 1 : -1].softmax(-1)
-                    for m in (student, target)
-                )
-                for t, state in enumerate(trie.walk(beam)[:-1]):
-                    children = trie.children(state)
-                    tokens = trie.tokens[children[children != trie.dead]]
-                    a, b = q[t, tokens], p[t, tokens]
-                    if not constrained:
-                        a, b = (torch.cat([x, 1 - x.sum()[None]]) for x in (a, b))
-                    losses.append(loss(a.log(), b.log(), *([3] if loss is topk_alignment else [])).item())
-    expected = 0.3 * sum(recommend) / len(recommend) + 0.7 * sum(losses) / len(losses)
-    assert len(losses) == 3 * 5 * LENGTH
-    assert len(recommend) == 3 * (LENGTH + 1)
-    assert got.item() == pytest.approx(expected, rel=2e-3)  # the teacher's numbers are float16
-
-
-def accepted(drafter, target, trie, samples):
-    """Mean levels that strict verification accepts in the first round."""
-    prompts = [torch.tensor([prompt]) for prompt in samples.prompts]
-    options = {"trie": trie, "width": 5, "draft": drafter.eval(), "draft_width": 8, "gamma": 3}
-    return sum(beam_search(target, prompt, **options).accepted[0, 0].item() for prompt in prompts) / len(prompts)
+def accepted(drafter, selection):
+    levels, _, requests = selection.measure(drafter, batch_size=16).tolist()
+    return levels / requests
 
 
 @pytest.mark.parametrize("model_class", MODEL_CLASSES)
 def test_every_objective_trains_and_alignment_on_beams_raises_acceptance(taught, tmp_path, model_class):
     target, trie, samples = taught
-    drafter = tiny_llama(7, 1)
-    before = accepted(drafter, target, trie, samples)
+    drafter, selection = tiny_llama(7, 1), Selection(target, trie, samples.prompts, width=5)
+    before = accepted(drafter, selection)
     alignment = Alignment(make_objective(model_class, 5), trie, alpha=0.9)
-    schedule = Schedule(20, 16, 8, 1e-2, 0.0, 0, patience=20, seed=0, report_to="none")
-    results = fit(drafter, alignment, samples, samples, tmp_path, schedule, world=1)
-    batch = collate([samples[i] for i in range(len(samples))])
+    results = fit(drafter, alignment, samples, samples, tmp_path, schedule_of(), world=1)
+    batch, home = collate([samples[i] for i in range(len(samples))]), alignment.objective.home
     with torch.no_grad():
+        lessons = DataPolicy().lessons(home, alignment, drafter, batch) if home else None
         tree = tree_logits(
-            drafter.eval(), batch["input_ids"], batch["attention_mask"], batch["item"],
-            batch["beams"] if alignment.objective.needs_beams else None,
-        )  # fmt: skip
-        assert alignment.loss(tree, batch).item() == pytest.approx(results["eval_loss"], rel=1e-3), "the best weights"
-    if alignment.objective.needs_beams:  # the true items of this test are random: nothing to learn from them
-        assert accepted(drafter, target, trie, samples) > before
+            drafter.eval(), batch["input_ids"], batch["attention_mask"], batch["item"], lessons and lessons.beams
+        )
+        losses = alignment.loss(tree, batch["item"], lessons)
+    assert losses.total.item() == pytest.approx(results["eval_loss"], rel=1e-3), "the best weights"
+    best = next(log for log in results["history"] if log.get("eval_loss") == results["eval_loss"])
+    assert best["eval_recommendation_loss"] == pytest.approx(losses.recommend.item(), rel=1e-3)
+    for level, loss in enumerate(losses.levels.tolist()):
+        assert best[f"eval_alignment_loss_level_{level}"] == pytest.approx(loss, rel=1e-3)
+    if home == TEACHER:  # the true items of this test are random: nothing to learn from them
+        assert accepted(drafter, selection) > before
+
+
+@pytest.mark.parametrize("select_by", ["accepted", "eval_loss"])
+def test_the_best_weights_are_those_of_the_best_epoch_by_what_selects(taught, tmp_path, select_by):
+    target, trie, samples = taught
+    drafter, selection = tiny_llama(7, 1), Selection(target, trie, samples.prompts[:24], width=5)
+    alignment, schedule = Alignment(make_objective("SFTModel")), schedule_of(patience=3, select_by=select_by)
+    results = fit(drafter, alignment, samples, samples, tmp_path, schedule, 1, selection=selection)
+    said = [log for log in results["history"] if "eval_loss" in log]
+    key = (lambda log: -log["eval_accepted"]) if select_by == "accepted" else (lambda log: log["eval_loss"])
+    best = min(said, key=key)
+    assert best["epoch"] == results["best_epoch"]
+    assert accepted(drafter, selection) == pytest.approx(best["eval_accepted"])
+    assert best["eval_target_calls"] == results["eval_target_calls"]
+    if select_by == "accepted":  # the true items are random: fitting them is no help, and so is more of it
+        assert results["epochs"] == best["epoch"] + 3 < 20, "it stops early"
+
+
+class Power(Exception):
+    """It fails."""
+
+
+class Failing(Selection):
+    """Decodes as any, until the power fails at the third evaluation."""
+
+    def measure(self, *arguments):
+        object.__setattr__(self, "evaluations", getattr(self, "evaluations", 0) + 1)
+        if self.evaluations == 3:
+            raise Power
+        return super().measure(*arguments)
+
+
+def test_training_on_own_beams_resumes_to_the_same_weights_and_stops_at_the_same_epoch(taught, tmp_path):
+    target, trie, samples = taught
+    policy = DataPolicy(r_original=0.3, r_student=0.4, width=5, target=target)
+    alignment, schedule = (
+        Alignment(make_objective("AtSpeedRModel"), trie, 0.9),
+        schedule_of(epochs=6, patience=2, gradient_checkpointing=True),
+    )
+    weights, epochs = [], []
+    for name, kinds in (("whole", [Selection]), ("resumed", [Failing, Selection])):
+        for kind in kinds:
+            drafter, selection = tiny_llama(7, 1), kind(target, trie, samples.prompts[:16], 5)
+            try:
+                results = fit(drafter, alignment, samples, samples, tmp_path / name, schedule, 1, policy, selection)
+            except Power:
+                assert any((tmp_path / name).glob("checkpoint-*"))
+        weights.append(torch.cat([weight.flatten() for weight in drafter.parameters()]))
+        epochs.append((results["epochs"], results["best_epoch"]))
+    assert epochs[0] == epochs[1]
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
 
 
 def test_accumulated_steps_equal_one_large_batch(taught, tmp_path):
@@ -96,8 +105,8 @@ def test_accumulated_steps_equal_one_large_batch(taught, tmp_path):
     weights = []
     for micro in (4, 16):
         drafter = tiny_llama(7, 1)
-        schedule = Schedule(2, 16, micro, 1e-2, 0.0, 0, patience=5, seed=0, report_to="none")
-        fit(drafter, Alignment(make_objective("AtSpeedRModel", 5), trie, 0.7), samples, samples, tmp_path / str(micro),
+        schedule = schedule_of(epochs=2, micro_batch_size=micro)
+        fit(drafter, Alignment(make_objective("AtSpeedRModel"), trie, 0.7), samples, samples, tmp_path / str(micro),
             schedule, world=1)  # fmt: skip
         weights.append(torch.cat([w.flatten() for w in drafter.parameters()]))
     torch.testing.assert_close(*weights, atol=2e-3, rtol=2e-3)
@@ -113,10 +122,7 @@ def test_accumulated_steps_equal_one_large_batch(taught, tmp_path):
     ],
 )
 def test_a_schedule_that_cannot_run_is_refused(change, message):
-    good = {
-        "epochs": 1, "batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-3, "weight_decay": 0.0,
-        "warmup_steps": 0, "patience": 1, "seed": 0, "report_to": "none",
-    }  # fmt: skip
-    Schedule(**good).check(world=2)
+    good = {"epochs": 1, "batch_size": 8, "micro_batch_size": 2}
+    schedule_of(**good).check(world=2)
     with pytest.raises(UserError, match=message):
-        Schedule(**good | change).check(world=2)
+        schedule_of(**good | change).check(world=2)

@@ -1,0 +1,28 @@
+"""Teacher data that a random target wrote."""
+
+import pytest
+import torch
+
+from atspeed.checkpoints import Setting
+from atspeed.teacher import Plan, TeacherData, write_shards
+from atspeed.training import Samples
+from beamsd import Trie
+from conftest import VOCABULARY, random_items, tiny_llama
+
+PLAN = Plan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=16)
+EOS = 2
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """(target, trie, samples): 48 prompts that the target has answered with 5 beams each."""
+    folder = tmp_path_factory.mktemp("teacher")
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(4, VOCABULARY, (3 + i % 5,), generator=generator).tolist() for i in range(48)]
+    items = random_items(60)
+    target, trie = tiny_llama(1, 2), Trie(items)
+    wanted = items[torch.randint(len(items), (48,), generator=generator)]
+    write_shards(folder, target, trie, prompts, wanted, PLAN, batch_size=16, rank=0, world=1)
+    data = TeacherData(folder, Setting("tiny", "", "", 20, 512), PLAN, 48)
+    responses = torch.cat([wanted, torch.full((48, 1), EOS)], -1)
+    return target, trie, Samples(prompts, responses, data, trie.fanout)
