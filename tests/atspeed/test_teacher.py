@@ -1,8 +1,10 @@
 """Teacher data: what is stored is what the target says, at every position of its own beams, in little room."""
 
 import os
+import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -32,14 +34,13 @@ def case():
     return tiny_llama(1, 2), Trie(items), prompts, items[:10]
 
 
+def pick(prompts, items, rows):
+    return Encoded([prompts[i] for i in rows], items[list(rows)], 2)
+
+
 def write(folder, case, manifest=MANIFEST):
     model, trie, prompts, items = case
-    folder.mkdir(exist_ok=True)
-
-    def encode(rows):
-        return Encoded([prompts[i] for i in rows], items[list(rows)], 2)
-
-    write_shards(folder, model, trie, encode, manifest, batch_size=3)
+    write_shards(folder, model, trie, partial(pick, prompts, items), manifest, batch_size=3)
     return TeacherData(folder, manifest)
 
 
@@ -95,6 +96,28 @@ def test_every_prefix_is_stored_once(tmp_path, case):
         assert torch.equal(shards[0][name], shards[1][name]), "how prompts are batched shows in what is stored"
 
 
+def test_writers_of_any_speed_share_the_shards(tmp_path, case):
+    model, trie, prompts, items = case
+    manifest, encoded = replace(MANIFEST, plan=replace(PLAN, shard_size=1)), {"slow": [], "fast": []}
+
+    def writer(name, seconds):
+        def encode(rows):
+            encoded[name] += rows
+            time.sleep(seconds)
+            return pick(prompts, items, rows)
+
+        write_shards(tmp_path, model, trie, encode, manifest, batch_size=1)
+
+    threads = [threading.Thread(target=writer, args=args) for args in (("slow", 0.5), ("fast", 0.0))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(encoded["slow"] + encoded["fast"]) == list(range(10)), "a shard was written twice, or never"
+    assert len(encoded["fast"]) > len(encoded["slow"]) > 0
+    assert len(finish(tmp_path, manifest)["shards"]) == 10
+
+
 def test_nothing_is_left_of_a_shard_that_failed(tmp_path, case):
     model, trie, prompts, items = case
     with pytest.raises(IndexError):  # token 99 is beyond the vocabulary
@@ -113,13 +136,13 @@ def test_beams_beyond_the_catalogue_are_marked(tmp_path, case):
 
 @pytest.fixture(scope="module", params=["toy", "beauty"])
 def world(request):
-    """(data, items, model, 96 encoded prompts): real or toy data, and a random model of the shape `tiny`."""
+    """(data, items, model, 256 encoded prompts): real or toy data, and a random model of the shape `tiny`."""
     if request.param == "beauty" and not BEAUTY.is_dir():
         pytest.skip(f"{BEAUTY} is not there; bash data/download.sh beauty")
     folder = BEAUTY if request.param == "beauty" else ROOT / "data" / "toy"
     data = load_dataset(str(folder.parent), folder.name)
     model, tokenizer = random_model("tiny", data.catalogue, torch.float32, seed=0)
-    encoded = encode_samples(tokenizer, data.catalogue, data.samples("train")[:96], 512)
+    encoded = encode_samples(tokenizer, data.catalogue, data.samples("train")[:256], 512)
     return data, data.catalogue.token_ids(tokenizer), model, encoded
 
 
@@ -127,7 +150,7 @@ def test_takes_a_twentieth_of_the_released_format(tmp_path, world):
     data, items, model, encoded = world
     plan = replace(PLAN, beam_size=20, full_vocabulary=False, shard_size=96)
     manifest = Manifest(plan, MANIFEST.setting, "", 96)
-    write_shards(tmp_path, model, Trie(items), lambda rows: encoded, manifest, batch_size=16)
+    write_shards(tmp_path, model, Trie(items), partial(pick, encoded.prompts, encoded.items), manifest, batch_size=16)
     finish(tmp_path, manifest)
     (shard,) = tmp_path.iterdir()
     released = 96 * 20 * 5 * len(data.catalogue.tokens) * 2  # prompts x beams x positions x item tokens, float16
