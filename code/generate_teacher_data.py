@@ -7,18 +7,20 @@
 Writes OUTPUT_DIR/train_teacher_data and OUTPUT_DIR/eval_teacher_data, shard by shard; what is there already is kept.
 """
 
+from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.models import check_dtype, load_model, load_tokenizer
-from atspeed.prompts import encode_samples
-from atspeed.teacher import STAGE, Plan, facts_of, write_shards
+from atspeed.prompts import Encoded, encode_samples
+from atspeed.teacher import STAGE, Manifest, Plan, finish, prepare, write_shards
 from beamsd import Trie
 from genrec.artefacts import FACTS, already_done, make_facts
 from genrec.cli import run
-from genrec.dataset import load_dataset
+from genrec.dataset import Sample, load_dataset
 from genrec.errors import UserError
 from genrec.files import write_json
 
@@ -36,13 +38,13 @@ def main(
     full_vocabulary: bool = False,
     max_users: int | None = None,
     batch_size: int = 16,
-    shard_size: int = 512,
+    shard_size: int = 256,
     dtype: str = "float32",
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "overwrite", "batch_size")}
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # else processes on a CPU know nothing of one another
     weights = check_dtype(dtype)
     if min(beam_size, batch_size, shard_size) < 1:
         raise UserError("--beam_size, --batch_size and --shard_size must be at least 1")
@@ -52,24 +54,26 @@ def main(
     tokenizer, model = load_tokenizer(target_model), None
     trie = Trie(data.catalogue.token_ids(tokenizer)).to(state.device)
 
+    def encode_rows(samples: list[Sample], rows: range) -> Encoded:
+        return encode_samples(tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff)
+
     for split, name in FOLDERS.items():
         folder = Path(output_dir) / name
+        plan = Plan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
+        samples = plan.samples(data, target.setting)
+        manifest = Manifest(plan, target.setting, target.fingerprint, len(samples))
         with state.main_process_first():
             if already_done(folder, folder, STAGE, arguments | {"split": split}, overwrite):
                 continue
+            if state.is_main_process:
+                prepare(folder, manifest)
         if model is None:
             model = load_model(target_model, weights).to(state.device)
-        plan = Plan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size)
-        samples = plan.samples(data, target.setting)
-        encoded = encode_samples(tokenizer, data.catalogue, samples, target.setting.cutoff)
-        write_shards(
-            folder, model, trie, encoded.prompts, encoded.items, plan,
-            batch_size=batch_size, rank=state.process_index, world=state.num_processes,
-        )  # fmt: skip
+        write_shards(folder, model, trie, partial(encode_rows, samples), manifest, batch_size)
         state.wait_for_everyone()
         if state.is_main_process:
-            more = facts_of(plan, target.setting, target, len(samples))
-            write_json(folder / FACTS, make_facts(STAGE, arguments | {"split": split}, **more))
+            contents = finish(folder, manifest)
+            write_json(folder / FACTS, make_facts(STAGE, arguments | {"split": split}, **contents))
             print(f"{folder}: {len(samples)} prompts, {beam_size} beams each")
 
 

@@ -1,31 +1,36 @@
 """Teacher data: the target's own top-K beams for every prompt, and its log-probabilities along them.
 
 A beam's position is compared at the trie's legal children only, so only they are stored, once for every distinct
-prefix of a prompt's beams: normalised over the full vocabulary, in float16. Shards are safetensors, each whole or not
-there, so that what was interrupted resumes with the first missing shard.
+prefix of a prompt's beams: normalised over the full vocabulary, in float16. docs/teacher-data.md has the format.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from atspeed.checkpoints import Checkpoint, Setting, check_same_data
 from atspeed.forward import tree_logits
-from atspeed.prompts import left_pad
-from beamsd import Trie, beam_search
+from atspeed.prompts import Encoded, left_pad
+from atspeed.shards import Origin, check, claim, clear, load, save, shard_path
+from beamsd import Settings, Trie, rounds
+from beamsd.beams import Beams
+from beamsd.legal import Children
+from beamsd.scoring import likelihood
+from beamsd.verify import Strict
 from genrec.artefacts import read_facts
 from genrec.cli import is_main_process
 from genrec.dataset import Dataset, Sample, take
 from genrec.errors import UserError
-from genrec.files import atomic_path
 
 STAGE, SCRIPT = "generate_teacher_data", "generate_teacher_data"
+FORMAT = 2
+AGAIN = f"write it again: bash script/{SCRIPT}.sh"
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ class Plan:
     subseq: bool
     max_users: int | None
     seed: int  # of the choice of max_users
-    full_vocabulary: bool  # also keep full-vocabulary logits on the true item's prefix (WordKD, TVDKD)
+    full_vocabulary: bool  # also keep the full vocabulary on the true item's prefix (WordKD, TVDKD)
     shard_size: int  # prompts in a shard
+    dtype: str = "float32"  # of the target's weights
 
     def samples(self, dataset: Dataset, setting: Setting) -> list[Sample]:
         """The samples that the teacher answers, in order."""
@@ -46,78 +52,150 @@ class Plan:
         return take(samples, self.max_users, self.seed)
 
 
-@torch.inference_mode()
-def teach(
-    model: PreTrainedModel, trie: Trie, prompts: Sequence[Sequence[int]], items: Tensor, plan: Plan
-) -> dict[str, Tensor]:
-    """One micro-batch of teacher data, on the CPU. items: (B, L) long, the true identifiers.
+@dataclass(frozen=True)
+class Manifest:
+    """What teacher data are made of."""
 
-    beams (B, K, L) int32; scores (B, K) float32, -inf where the trie holds fewer than K; starts (B, K, L) int32: where
-    in `log_probs` (flat, float16) the children of the prefix before each token begin, in the trie's order; with
-    `full_vocabulary` item_logits (B, L, V) float16.
+    plan: Plan
+    setting: Setting  # data set, identifiers, splits
+    target: str  # fingerprint
+    samples: int  # prompts in all
+
+    @property
+    def n_shards(self) -> int:
+        return -(-self.samples // self.plan.shard_size)
+
+    def rows(self, shard: int) -> range:
+        """The samples that a shard holds."""
+        start = shard * self.plan.shard_size
+        return range(start, min(start + self.plan.shard_size, self.samples))
+
+    def origin(self, shard: int) -> Origin:
+        """What a shard says of itself."""
+        whole = {"format": FORMAT, "target": self.target, "samples": self.samples, "shard": shard}
+        return asdict(self.plan) | asdict(self.setting) | whole
+
+    def check(self, folder: Path, shard: int, fix: str, contents: bool = True) -> str:
+        """The SHA-256 of a shard's contents. Raises UserError, which ends in `fix`, if it is not there or is not it."""
+        return check(shard_path(folder, shard, self.n_shards), self.origin(shard), fix, contents)
+
+
+@torch.inference_mode()
+def teach(model: PreTrainedModel, trie: Trie, prompts: Sequence[Sequence[int]], plan: Plan) -> dict[str, Tensor]:
+    """One micro-batch of teacher data, on the CPU.
+
+    beams (B, K, L): token ids; scores (B, K) float32, -inf where the trie holds fewer than K; log_probs (flat,
+    float16): prompt by prompt and prefix by prefix, those of the trie's children, in its order; counts (B,) long: how
+    many are a prompt's; starts (B, K, L): where among them the children of the prefix before each token begin.
     """
     ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts))
-    items = items.to(model.device)
-    found = beam_search(model, ids, mask, trie=trie, width=plan.beam_size)
-    tree = tree_logits(model, ids, mask, items, found.sequences)
-    # Rows of one prompt that stand at the same prefix say the same: keep one of each.
-    states = trie.walk(found.sequences)[..., :-1].masked_fill(~found.scores.isfinite()[..., None], trie.dead)
-    row = torch.arange(len(items), device=items.device)[:, None, None]
+    heard: list[tuple[Tensor, Tensor]] = []
+
+    def listen(beams: Beams, options: Children) -> tuple[Tensor, Tensor]:
+        heard.append((beams.states, options.log_probs))
+        return likelihood(beams, options)
+
+    search = replace(
+        Settings(width=plan.beam_size, trie=trie).plan(model, None, ids, mask), verification=Strict(listen)
+    )
+    for last in rounds(model, ids, mask, search):
+        beams = last.beams
+    real, cells = beams.scores.isfinite(), beams.ranks.clamp(min=0)
+    states = torch.stack([before for before, _ in heard], -1).gather(1, cells)  # (B, K, L), before each token
+    states = states.masked_fill(~real[..., None], trie.dead)
+    # Beams of one prompt that share a prefix share what follows: keep one of each.
+    row, level = (torch.arange(n, device=ids.device) for n in (len(ids), states.shape[-1]))
+    row = row[:, None, None]
     keys, inverse = (row * (trie.dead + 1) + states).unique(return_inverse=True)
-    cells = row * tree.logits.shape[1] + tree.beam_rows
+    cells = (row * len(level) + level) * plan.beam_size + cells
     keeper = torch.empty_like(keys).scatter_(0, inverse.flatten(), cells.flatten())
-    children = trie.children(keys % (trie.dead + 1))
+    owner, children = keys // (trie.dead + 1), trie.children(keys % (trie.dead + 1))
     legal = children != trie.dead
-    log_probs = tree.logits.float().log_softmax(-1).flatten(0, 1)[keeper].gather(1, trie.tokens[children])[legal]
-    starts = legal.sum(-1).cumsum(0) - legal.sum(-1)
+    log_probs = torch.stack([log_probs for _, log_probs in heard], 1).flatten(0, 2)[keeper][legal]
+    sizes = legal.sum(-1)
+    counts = torch.zeros_like(ids[:, 0]).index_add_(0, owner, sizes)
+    starts = sizes.cumsum(0) - sizes - (counts.cumsum(0) - counts)[owner]
     taught = {
-        "beams": found.sequences.int(),
-        "scores": found.scores,
-        "starts": starts[inverse].int(),
+        "beams": _narrow(beams.sequences.where(real[..., None], 0), model.config.vocab_size),
+        "scores": beams.scores,
         "log_probs": log_probs.half(),
+        "counts": counts,
+        "starts": _narrow(starts[inverse], plan.beam_size * len(level) * trie.fanout),
     }
-    if plan.full_vocabulary:
-        taught["item_logits"] = tree.for_item().half()
-    return {name: tensor.cpu().contiguous() for name, tensor in taught.items()}
+    return {name: tensor.cpu() for name, tensor in taught.items()}
 
 
-def shard_path(folder: Path, shard: int, n_shards: int) -> Path:
-    return folder / f"shard-{shard:05d}-of-{n_shards:05d}.safetensors"
+def _narrow(tensor: Tensor, most: int) -> Tensor:
+    return tensor.to(torch.int16 if most < 2**15 else torch.int32)
 
 
-def count_shards(n_samples: int, plan: Plan) -> int:
-    return -(-n_samples // plan.shard_size)
+@torch.inference_mode()
+def true_item(model: PreTrainedModel, prompts: Sequence[Sequence[int]], items: Tensor) -> Tensor:
+    """The target's log-probabilities (B, L, V) float16 of the vocabulary, before each token of the true item (B, L)."""
+    ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts))
+    logits = tree_logits(model, ids, mask, items.to(model.device)).for_item()
+    return logits.float().log_softmax(-1).half().cpu()
+
+
+def teach_shard(model: PreTrainedModel, trie: Trie, encoded: Encoded, plan: Plan, batch_size: int) -> dict[str, Tensor]:
+    """What `teach` says of all these prompts, as a shard holds it: offsets (n,) long, where in log_probs each prompt
+    begins, in place of counts; with `full_vocabulary` item_logits (n, L, V), see `true_item`."""
+    lengths = [len(prompt) for prompt in encoded.prompts]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # little padding; the most memory first
+    parts = []
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        prompts = [encoded.prompts[i] for i in chosen]
+        part = teach(model, trie, prompts, plan)
+        if plan.full_vocabulary:
+            part["item_logits"] = true_item(model, prompts, encoded.items[chosen])
+        parts.append(part)
+    shard = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    runs, back = shard.pop("log_probs").split(shard["counts"].tolist()), torch.tensor(order).argsort()
+    shard = {name: tensor[back] for name, tensor in shard.items()}
+    counts = shard.pop("counts")
+    return shard | {"log_probs": torch.cat([runs[i] for i in back.tolist()]), "offsets": counts.cumsum(0) - counts}
+
+
+def prepare(folder: Path, manifest: Manifest) -> None:
+    """Check what an earlier run left, all of it. To be called by one process, before any writes.
+
+    Raises UserError for a shard that is damaged or of another run.
+    """
+    clear(folder)
+    for shard in range(manifest.n_shards):
+        if shard_path(folder, shard, manifest.n_shards).is_file():
+            manifest.check(folder, shard, "start again")
 
 
 def write_shards(
-    folder: Path, model: PreTrainedModel, trie: Trie, prompts: Sequence[Sequence[int]], items: Tensor, plan: Plan,
-    *, batch_size: int, rank: int, world: int,
+    folder: Path, model: PreTrainedModel, trie: Trie, encode: Callable[[range], Encoded], manifest: Manifest,
+    batch_size: int,
 ) -> None:  # fmt: skip
-    """Write those shards of this process that are not there yet. Memory grows with a shard, not with the users."""
-    n_shards = count_shards(len(prompts), plan)
-    mine = range(rank, n_shards, world)
-    missing = [shard for shard in mine if not shard_path(folder, shard, n_shards).is_file()]
-    bounds = [(s * plan.shard_size, min((s + 1) * plan.shard_size, len(prompts))) for s in missing]
-    bar = tqdm(total=sum(end - start for start, end in bounds), desc=f"teacher data, {plan.split}", unit="prompt",
+    """Write shards that are not there yet, one at a time, until every one is written or another process is at it.
+
+    So no process waits longer than a shard for the others, whatever their number and speed. encode: the samples of
+    these numbers; memory grows with a shard, not with the samples.
+    """
+    bar = tqdm(total=manifest.samples, desc=f"teacher data, {manifest.plan.split}", unit="prompt",
                disable=not is_main_process())  # fmt: skip
-    for shard, (start, end) in zip(missing, bounds, strict=True):
-        parts = []
-        for begin in range(start, end, batch_size):
-            chosen = slice(begin, min(begin + batch_size, end))
-            parts.append(teach(model, trie, prompts[chosen], items[chosen], plan))
-            bar.update(chosen.stop - begin)
-        with atomic_path(shard_path(folder, shard, n_shards)) as partial:
-            save_file(_join(parts), partial)
+    for shard in range(manifest.n_shards):
+        rows, path = manifest.rows(shard), shard_path(folder, shard, manifest.n_shards)
+        if not path.is_file() and claim(path):
+            save(path, teach_shard(model, trie, encode(rows), manifest.plan, batch_size), manifest.origin(shard))
+        bar.update(len(rows))
     bar.close()
 
 
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Micro-batches as one shard: `starts` count on from one part's log_probs to the next's."""
-    base = 0
-    for part in parts:
-        part["starts"] = part["starts"] + base
-        base += len(part["log_probs"])
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def finish(folder: Path, manifest: Manifest) -> dict:
+    """What the next stage must know, with the hash of every shard. To be called by one process, after all have written.
+
+    Raises UserError if a shard is not there, as on nodes that do not write to the same disk.
+    """
+    fix = "all processes must write to one file system; then start again"
+    hashes = [manifest.check(folder, shard, fix, contents=False) for shard in range(manifest.n_shards)]
+    clear(folder)
+    return {"format": FORMAT, **asdict(manifest), "shards": hashes}
 
 
 @dataclass(frozen=True)
@@ -127,48 +205,48 @@ class Lesson:
     beams: Tensor  # (K, L) long
     real: Tensor  # (K,)    bool, False where the trie holds fewer than K
     log_probs: Tensor  # (K, L, C) float32, of the trie's children before each token; what lies beyond them is anything
-    item_logits: Tensor | None  # (L, V) float32
+    item_logits: Tensor | None  # (L, V) float32, normalised
 
 
 class TeacherData:
-    """The shards of one folder, read."""
+    """The shards of one folder, read as they are asked for."""
 
-    def __init__(self, folder: Path, setting: Setting, plan: Plan, n_samples: int):
-        self.setting, self.plan = setting, plan
-        n_shards = count_shards(n_samples, plan)
-        self.shards = []
-        for shard in range(n_shards):
-            path = shard_path(folder, shard, n_shards)
-            if not path.is_file():
-                raise UserError(f"{path}: no such shard; write it with: bash script/{SCRIPT}.sh")
-            self.shards.append(load_file(path))
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.folder, self.manifest, self.plan = folder, manifest, manifest.plan
 
     @classmethod
     def open(cls, path: str, split: str, dataset: Dataset, target: Checkpoint) -> "TeacherData":
-        """Raises UserError if the folder is missing, unfinished, of another split, data set or target."""
+        """Checks the header of every shard, and on one process of each node its contents too.
+
+        Raises UserError if the folder is missing, unfinished, of another split, data set or target, or if a shard is
+        damaged or of another run.
+        """
         facts = read_facts(Path(path), STAGE, SCRIPT)
-        setting, plan = Setting(**facts["setting"]), Plan(**facts["plan"])
+        if facts.get("format") != FORMAT:
+            raise UserError(f"{path}: was written by another version of this stage; {AGAIN} --overwrite")
+        setting = Setting(**facts["setting"])
         check_same_data(path, setting, dataset)
-        if plan.split != split:
-            raise UserError(f"{path}: holds the {plan.split} split, the {split} split is needed here")
-        if facts["target"] != target.fingerprint:
-            raise UserError(f"{path}: was written by another target than {target.path}; write it again: bash "
-                            f"script/{SCRIPT}.sh")  # fmt: skip
-        return cls(Path(path), setting, plan, facts["samples"])
+        manifest = Manifest(Plan(**facts["plan"]), setting, facts["target"], facts["samples"])
+        if manifest.plan.split != split:
+            raise UserError(f"{path}: holds the {manifest.plan.split} split, the {split} split is needed here")
+        if manifest.target != target.fingerprint:
+            raise UserError(f"{path}: was written by another target than {target.path}; {AGAIN} --overwrite")
+        for shard, expected in enumerate(facts["shards"]):
+            found = manifest.check(Path(path), shard, AGAIN, contents=PartialState().is_local_main_process)
+            if found != expected:
+                raise UserError(f"{shard_path(Path(path), shard, manifest.n_shards)}: has not the hash that {path} "
+                                f"gives of it; {AGAIN} --overwrite")  # fmt: skip
+        return cls(Path(path), manifest)
 
     def lesson(self, index: int, fanout: int) -> Lesson:
         """What the teacher said of the sample `index`, for a trie of that fan-out."""
-        shard, row = self.shards[index // self.plan.shard_size], index % self.plan.shard_size
-        log_probs = shard["log_probs"]
-        cells = shard["starts"][row][..., None].long() + torch.arange(fanout)
+        shard, row = divmod(index, self.plan.shard_size)
+        held = load(shard_path(self.folder, shard, self.manifest.n_shards))
+        log_probs = held["log_probs"]
+        cells = held["offsets"][row] + held["starts"][row][..., None].long() + torch.arange(fanout)
         return Lesson(
-            beams=shard["beams"][row].long(),
-            real=shard["scores"][row].isfinite(),
+            beams=held["beams"][row].long(),
+            real=held["scores"][row].isfinite(),
             log_probs=log_probs[cells.clamp(max=len(log_probs) - 1)].float(),
-            item_logits=shard["item_logits"][row].float() if self.plan.full_vocabulary else None,
+            item_logits=held["item_logits"][row].float() if self.plan.full_vocabulary else None,
         )
-
-
-def facts_of(plan: Plan, setting: Setting, target: Checkpoint, n_samples: int) -> dict:
-    """What the next stage must know of the teacher data."""
-    return {"plan": asdict(plan), "setting": asdict(setting), "target": target.fingerprint, "samples": n_samples}

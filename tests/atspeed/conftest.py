@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from atspeed.checkpoints import Setting
-from atspeed.teacher import Plan, TeacherData, write_shards
+from atspeed.prompts import Encoded
+from atspeed.teacher import Manifest, Plan, TeacherData, write_shards
 from atspeed.training import Samples
 from beamsd import Trie
 from conftest import VOCABULARY, random_items, tiny_llama
@@ -22,7 +23,12 @@ def taught(tmp_path_factory):
     items = random_items(60)
     target, trie = tiny_llama(1, 2), Trie(items)
     wanted = items[torch.randint(len(items), (48,), generator=generator)]
-    write_shards(folder, target, trie, prompts, wanted, PLAN, batch_size=16, rank=0, world=1)
-    data = TeacherData(folder, Setting("tiny", "", "", 20, 512), PLAN, 48)
+    manifest = Manifest(PLAN, Setting("tiny", "", "", 20, 512), "", samples=48)
+
+    def encode(rows):
+        return Encoded([prompts[i] for i in rows], wanted[list(rows)], EOS)
+
+    write_shards(folder, target, trie, encode, manifest, batch_size=16)
+    data = TeacherData(folder, manifest)
     responses = torch.cat([wanted, torch.full((48, 1), EOS)], -1)
     return target, trie, Samples(prompts, responses, data, trie.fanout)
