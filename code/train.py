@@ -13,9 +13,10 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from atspeed.checkpoints import open_checkpoint, save_checkpoint
+from atspeed.checkpoints import open_checkpoint, save_checkpoint, whole_weights
 from atspeed.models import check_dtype, check_same_vocabulary, load_model, load_tokenizer, vocabulary_size
 from atspeed.objectives import make_objective
+from atspeed.precision import check_mixed_precision
 from atspeed.prompts import encode_samples
 from atspeed.teacher import TeacherData
 from atspeed.training import Alignment, Samples, Schedule, fit
@@ -26,6 +27,7 @@ from genrec.dataset import load_dataset
 from genrec.errors import UserError
 
 STAGE = "train"
+FREE = ("output_dir", "report_to", "save_steps", "overwrite")  # do not change the result
 
 
 def main(
@@ -43,6 +45,7 @@ def main(
     top_k: int = 20,
     constrained_softmax: bool = True,
     dtype: str = "float32",
+    mixed_precision: str | None = None,
     epochs: int = 20,
     batch_size: int = 256,
     micro_batch_size: int = 16,
@@ -51,16 +54,17 @@ def main(
     warmup_steps: int = 100,
     patience: int = 5,
     gradient_checkpointing: bool = False,
+    save_steps: int = 0,
     seed: int = 0,
     report_to: str = "none",
     overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "report_to", "overwrite")}
+    arguments = {k: v for k, v in locals().items() if k not in FREE}
     state, output = PartialState(), Path(output_dir)
     objective, weights = make_objective(model_class, top_k), check_dtype(dtype)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
-        gradient_checkpointing,
+        gradient_checkpointing, check_mixed_precision(mixed_precision, weights), save_steps,
     )  # fmt: skip
     schedule.check(state.num_processes)
     if not 0 <= alpha <= 1 or temperature <= 0 or top_k < 1:
@@ -90,9 +94,10 @@ def main(
     train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
     alignment = Alignment(objective, trie.to(state.device), alpha, temperature, constrained_softmax)
     results = fit(model, alignment, train, valid, work, schedule, state.num_processes)
+    trained = whole_weights(model)
     if state.is_main_process:
         facts = make_facts(STAGE, arguments, setting=asdict(target.setting), results=results)
-        save_checkpoint(output, model, tokenizer, data, facts)
+        save_checkpoint(output, model, trained, tokenizer, data, facts)
         shutil.rmtree(work)
         print(f"{output}: {model_class}, eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
 

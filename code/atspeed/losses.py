@@ -46,5 +46,8 @@ def mask_illegal(logits: Tensor, legal: Tensor) -> Tensor:
 
 
 def masked_mean(losses: Tensor, real: Tensor) -> Tensor:
-    """The mean of `losses` over the positions that are `real`; 0 where none is."""
-    return losses.where(real, 0).sum() / real.sum().clamp(min=1)
+    """The mean (B,) of each sample's `losses` (B, ...) over the positions that are `real`; 0 where none is.
+
+    A mean a sample, not one over the batch: how a batch is divided into micro-batches then changes nothing.
+    """
+    return losses.where(real, 0).flatten(1).sum(1) / real.flatten(1).sum(1).clamp(min=1)

@@ -94,7 +94,8 @@ def test_temperature_1_gives_nearly_every_row_a_gradient_and_a_thousandth_does_n
     assert shares[1] < 0.2
 
 
-def test_masked_mean_counts_real_positions_only():
-    losses = torch.tensor([[1.0, 2.0], [torch.inf, torch.nan]])
-    assert masked_mean(losses, torch.tensor([[True, True], [False, False]])).item() == 1.5
-    assert masked_mean(losses, torch.zeros(2, 2, dtype=torch.bool)).item() == 0
+def test_masked_mean_counts_real_positions_only_and_every_sample_the_same():
+    losses = torch.tensor([[[1.0, 2.0], [3.0, torch.nan]], [[torch.inf, 5.0], [torch.nan, torch.nan]]])
+    real = torch.tensor([[[True, True], [True, False]], [[False, True], [False, False]]])
+    assert masked_mean(losses, real).tolist() == [2.0, 5.0]
+    assert masked_mean(losses, torch.zeros_like(real)).tolist() == [0.0, 0.0]
