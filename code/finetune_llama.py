@@ -10,7 +10,6 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from peft import prepare_model_for_kbit_training
 
@@ -19,6 +18,7 @@ from atspeed.lora import add_lora, merge_lora
 from atspeed.models import add_item_tokens, check_dtype, load_model, load_tokenizer
 from atspeed.objectives import make_objective
 from atspeed.precision import check_mixed_precision, check_quantised
+from atspeed.processes import this_process
 from atspeed.prompts import encode_samples
 from atspeed.training import Alignment, Samples, Schedule, fit
 from genrec.artefacts import already_done, make_facts
@@ -61,7 +61,7 @@ def main(
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in FREE}
-    state, output = PartialState(), Path(output_dir)
+    state, output = this_process(), Path(output_dir)
     weights = check_dtype(dtype)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,

@@ -10,13 +10,13 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from atspeed.checkpoints import open_checkpoint, save_checkpoint, whole_weights
 from atspeed.models import check_dtype, check_same_vocabulary, load_model, load_tokenizer, vocabulary_size
 from atspeed.objectives import make_objective
 from atspeed.precision import check_mixed_precision
+from atspeed.processes import this_process
 from atspeed.prompts import encode_samples
 from atspeed.teacher import TeacherData
 from atspeed.training import Alignment, Samples, Schedule, fit
@@ -60,7 +60,7 @@ def main(
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in FREE}
-    state, output = PartialState(), Path(output_dir)
+    state, output = this_process(), Path(output_dir)
     objective, weights = make_objective(model_class, top_k), check_dtype(dtype)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,

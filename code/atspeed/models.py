@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 import sentencepiece
 import torch
-from accelerate import PartialState
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,6 +20,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from atspeed.processes import this_process
 from atspeed.prompts import PROMPT
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
@@ -77,7 +77,7 @@ def load_model(
     Raises UserError if there is no model at `path`, or it is not decoder-only.
     """
     load_config(path)
-    where = {"quantization_config": quantised, "device_map": {"": PartialState().device}} if quantised else {}
+    where = {"quantization_config": quantised, "device_map": {"": this_process().device}} if quantised else {}
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **where).eval()
 
 

@@ -26,8 +26,8 @@ def check_mixed_precision(precision: str | None, weights: torch.dtype, frozen: b
         raise UserError("--mixed_precision bf16: this GPU has none; choose fp16 or no")
     if weights == torch.float16 and not (frozen and chosen != "no"):
         raise UserError(
-            f"--dtype float16 with --mixed_precision {chosen} cannot be trained: small gradients and Adam's epsilon are "
-            "0 in float16; pass --dtype float32 (or bfloat16) and, for speed, --mixed_precision fp16 (or bf16)"
+            f"--dtype float16 with --mixed_precision {chosen} cannot be trained: small gradients and Adam's epsilon "
+            "are 0 in float16; pass --dtype float32 (or bfloat16) and, for speed, --mixed_precision fp16 (or bf16)"
         )
     return chosen
 

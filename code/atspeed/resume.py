@@ -7,9 +7,9 @@ resuming that early stopping has struck, and logs there a mean over fewer steps 
 import shutil
 from pathlib import Path
 
-from accelerate import PartialState
 from transformers import TrainerCallback, TrainerState
 
+from atspeed.processes import this_process
 from genrec.files import write_text
 
 STATE, WHOLE = "trainer_state.json", "whole"
@@ -32,7 +32,7 @@ class WholeCheckpoints(TrainerCallback):
         control.should_log = True
 
     def on_save(self, args, state, control, **kwargs):
-        PartialState().wait_for_everyone()
+        this_process().wait_for_everyone()
         if not state.is_world_process_zero:
             return
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -44,10 +44,10 @@ class WholeCheckpoints(TrainerCallback):
 
 def last_checkpoint(work: Path) -> Path | None:
     """The newest whole checkpoint in `work`, to be called by all processes; what was killed half-written is removed."""
-    with PartialState().main_process_first():
+    with this_process().main_process_first():
         found = list(work.glob("checkpoint-*"))
         whole = [folder for folder in found if (folder / WHOLE).is_file()]
-        if PartialState().is_main_process:
+        if this_process().is_main_process:
             for folder in set(found) - set(whole):
                 shutil.rmtree(folder)
         return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
