@@ -36,7 +36,8 @@ def merge_lora(trained: PeftModel, weights: dict[str, Tensor], base: PreTrainedM
     added: in `trained` it may be quantised, and merging would keep the rounding, or in shards.
     """
     whole = get_peft_model(base, trained.peft_config["default"])
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(trained, state_dict=weights))
+    learnt = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
+    set_peft_model_state_dict(whole, learnt)
     return whole.merge_and_unload()
 
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -165,27 +166,33 @@ def test_artefacts_of_another_data_set_are_refused(world, tmp_path):
         assert "with other identifier index" in output
 
 
-def test_an_interrupted_training_resumes_to_the_same_weights(world, tmp_path):
-    """Interrupted by kill -9 after the first epoch's checkpoint."""
+@pytest.mark.parametrize(
+    ("stage", "made"),
+    [("train", "draft-AtSpeedSModel"), pytest.param("finetune_llama", "target", marks=pytest.mark.slow)],
+)
+def test_an_interrupted_training_resumes_to_the_same_weights(world, tmp_path, stage, made):
+    """Interrupted by kill -9 within the first epoch; stage 1 trains LoRA, with dropout."""
     folder, _ = world
-    variables = {"OUTPUT_DIR": str(tmp_path), "EPOCHS": "3"}
-    for name in ("train_teacher_data", "eval_teacher_data", "target"):
-        shutil.copytree(folder / "output" / "toy" / name, tmp_path / "toy" / name)
-    succeed("train", folder, DRAFT_MODEL_NAME="whole", **variables)
-    work = tmp_path / "toy" / "killed.work"
+    for run in ("whole", "killed"):
+        for name in ("train_teacher_data", "eval_teacher_data", *(["target"] if stage == "train" else [])):
+            shutil.copytree(folder / "output" / "toy" / name, tmp_path / run / "toy" / name)
+    variables = {"EPOCHS": "2", "SAVE_STEPS": "1", "OUTPUT_DIR": str(tmp_path / "whole")}
+    succeed(stage, folder, **variables)
+    variables["OUTPUT_DIR"] = str(tmp_path / "killed")
+    final = tmp_path / "killed" / "toy" / made
     process = subprocess.Popen(
-        ["bash", ROOT / "script" / "train.sh"], env=environment(folder, DRAFT_MODEL_NAME="killed", **variables),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        ["bash", ROOT / "script" / f"{stage}.sh"], env=environment(folder, **variables), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-    for _ in process.stdout:
-        if any(work.glob("checkpoint-*/trainer_state.json")):
-            os.killpg(process.pid, 9)
-            break
-    process.wait()
-    assert not (tmp_path / "toy" / "killed").exists(), "a partial checkpoint under its final name"
-    assert "resumed" in succeed("train", folder, DRAFT_MODEL_NAME="killed", **variables)
+    while not any(final.with_name(f"{made}.work").glob("checkpoint-*/whole")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, 9)
+    process.communicate()
+    assert not final.exists(), "a partial checkpoint under its final name"
+    assert "resumed" in succeed(stage, folder, **variables)
     whole, killed = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / "toy" / name).state_dict() for name in ("whole", "killed")
+        AutoModelForCausalLM.from_pretrained(tmp_path / run / "toy" / made).state_dict() for run in ("whole", "killed")
     )
     for name, weight in whole.items():
         assert torch.equal(killed[name], weight), name

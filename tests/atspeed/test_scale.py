@@ -24,11 +24,12 @@ WORKER = ROOT / "tests" / "scale_worker.py"
 TIMES = ("runtime", "per_second", "flos")
 
 
-def start(*command, **more):
+def start(*command, **variables):
     path = os.pathsep.join(str(ROOT / folder) for folder in ("code", "tests"))
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, *map(str, command)], env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False, **more,
+        [sys.executable, *map(str, command)], env=os.environ | own | variables, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -54,6 +55,21 @@ def test_two_processes_train_as_one_does_and_shards_are_gathered(tmp_path):
     weights = torch.load(tmp_path / "weights.pt")
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_weights_in_shards_train_as_whole_ones_do(tmp_path):
+    config = load_config_from_file(str(ROOT / "accelerate.fsdp.yaml")).fsdp_config
+    settings = {name.upper(): str(value) for name, value in config.items()} | {"ACCELERATE_USE_FSDP": "true"}
+    launched = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, WORKER, "sharded", tmp_path)
+    done = start(*launched, **settings)
+    assert done.returncode == 0, done.stdout
+    model, results = train(tmp_path / "alone", 1, lora=0.0)
+    assert_same_curve(read_json(tmp_path / "history.json"), results["history"], 1e-5)
+    for weight, other in zip(
+        torch.load(tmp_path / "weights.pt").values(), model.merge_and_unload().state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(weight, other, atol=1e-4, rtol=1e-4)
 
 
 def test_micro_batches_do_not_change_the_losses(tmp_path):
