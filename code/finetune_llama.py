@@ -10,13 +10,15 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from accelerate import PartialState
 from accelerate.utils import set_seed
+from peft import prepare_model_for_kbit_training
 
-from atspeed.checkpoints import Setting, save_checkpoint
-from atspeed.lora import add_lora
+from atspeed.checkpoints import Setting, save_checkpoint, whole_weights
+from atspeed.lora import add_lora, merge_lora
 from atspeed.models import add_item_tokens, check_dtype, load_model, load_tokenizer
 from atspeed.objectives import make_objective
+from atspeed.precision import check_mixed_precision, check_quantised
+from atspeed.processes import this_process
 from atspeed.prompts import encode_samples
 from atspeed.training import Alignment, Samples, Schedule, fit
 from genrec.artefacts import already_done, make_facts
@@ -24,6 +26,7 @@ from genrec.cli import run
 from genrec.dataset import load_dataset, take
 
 STAGE = "finetune_llama"
+FREE = ("output_dir", "report_to", "save_steps", "overwrite")  # do not change the result
 
 
 def main(
@@ -36,7 +39,10 @@ def main(
     lora_r: int = 8,
     lora_alpha: int = 16,
     lora_dropout: float = 0.05,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
     dtype: str = "float32",
+    mixed_precision: str | None = None,
     subseq: bool = False,
     max_users: int | None = None,
     max_history: int = 20,
@@ -49,18 +55,20 @@ def main(
     warmup_steps: int = 100,
     patience: int = 5,
     gradient_checkpointing: bool = False,
+    save_steps: int = 0,
     seed: int = 0,
     report_to: str = "none",
     overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "report_to", "overwrite")}
-    state, output = PartialState(), Path(output_dir)
+    arguments = {k: v for k, v in locals().items() if k not in FREE}
+    state, output = this_process(), Path(output_dir)
+    weights = check_dtype(dtype)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
-        gradient_checkpointing,
+        gradient_checkpointing, check_mixed_precision(mixed_precision, weights, frozen=not full), save_steps,
     )  # fmt: skip
     schedule.check(state.num_processes)
-    weights = check_dtype(dtype)
+    quantised = check_quantised(load_in_8bit, load_in_4bit, full, weights)
     data = load_dataset(data_path, dataset, index)
     tokenizer = load_tokenizer(base_model)
     work = output.with_name(output.name + ".work")
@@ -69,8 +77,10 @@ def main(
             return
 
     set_seed(seed)
-    model = load_model(base_model, weights)
+    model = load_model(base_model, weights, quantised)
     item_tokens = add_item_tokens(model, tokenizer, data.catalogue)
+    if quantised:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # fit turns it on
     if not full:
         model = add_lora(model, item_tokens, lora_r, lora_alpha, lora_dropout)
     train, valid = (
@@ -84,9 +94,15 @@ def main(
         model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses),
         Samples(valid.prompts, valid.responses), work, schedule, state.num_processes,
     )  # fmt: skip
+    trained = whole_weights(model)
     if state.is_main_process:
-        setting = asdict(Setting.of(data, max_history, cutoff))
-        save_checkpoint(output, model, tokenizer, data, make_facts(STAGE, arguments, setting=setting, results=results))
+        if not full:
+            base = load_model(base_model, weights)
+            add_item_tokens(base, tokenizer, data.catalogue)
+            model = merge_lora(model, trained, base)
+            trained = model.state_dict()
+        facts = make_facts(STAGE, arguments, setting=asdict(Setting.of(data, max_history, cutoff)), results=results)
+        save_checkpoint(output, model, trained, tokenizer, data, facts)
         shutil.rmtree(work)
         print(f"{output}: eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
 

@@ -10,11 +10,9 @@ Writes OUTPUT_DIR/train_teacher_data and OUTPUT_DIR/eval_teacher_data, shard by 
 from functools import partial
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-
 from atspeed.checkpoints import open_checkpoint
 from atspeed.models import check_dtype, load_model, load_tokenizer
+from atspeed.processes import this_process
 from atspeed.prompts import Encoded, encode_samples
 from atspeed.teacher import STAGE, Manifest, Plan, finish, prepare, write_shards
 from beamsd import Trie
@@ -44,7 +42,7 @@ def main(
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "overwrite", "batch_size")}
-    state = PartialState(cpu=not torch.cuda.is_available())  # else processes on a CPU know nothing of one another
+    state = this_process()
     weights = check_dtype(dtype)
     if min(beam_size, batch_size, shard_size) < 1:
         raise UserError("--beam_size, --batch_size and --shard_size must be at least 1")

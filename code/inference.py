@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.evaluate import Bench, check_widths
 from atspeed.methods import BASELINE, make_methods
 from atspeed.models import check_dtype, load_model, load_tokenizer
+from atspeed.processes import this_process
 from atspeed.prompts import encode_prompts
 from atspeed.report import SHORT, recommendations, save_report, summarise, to_markdown, verdict
 from genrec.artefacts import FACTS, make_facts
@@ -49,7 +49,7 @@ def main(
     seed: int = 0,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
-    state, weights, output = PartialState(), check_dtype(dtype), Path(output_dir)
+    state, weights, output = this_process(), check_dtype(dtype), Path(output_dir)
     check_widths(run_beam_sizes, draft_beam_size if draft_model else None, gamma)
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")

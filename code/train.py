@@ -11,13 +11,14 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from atspeed.alignment import Alignment, DataPolicy
-from atspeed.checkpoints import Checkpoint, open_checkpoint, save_checkpoint
+from atspeed.checkpoints import Checkpoint, open_checkpoint, save_checkpoint, whole_weights
 from atspeed.models import check_dtype, check_same_vocabulary, load_config, load_model, load_tokenizer, vocabulary_size
 from atspeed.objectives import ITEM, Objective, make_objective
+from atspeed.precision import check_mixed_precision
+from atspeed.processes import this_process
 from atspeed.prompts import encode_samples
 from atspeed.selection import Selection, check_selection
 from atspeed.teacher import TeacherData
@@ -29,6 +30,7 @@ from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
 
 STAGE = "train"
+FREE = ("output_dir", "report_to", "save_steps", "overwrite")  # do not change the result
 logger = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ def main(
     select_users: int = 200,
     select_beam_size: int = 10,
     dtype: str = "float32",
+    mixed_precision: str | None = None,
     epochs: int = 20,
     batch_size: int = 256,
     micro_batch_size: int = 16,
@@ -61,12 +64,13 @@ def main(
     warmup_steps: int = 100,
     patience: int = 5,
     gradient_checkpointing: bool = False,
+    save_steps: int = 0,
     seed: int = 0,
     report_to: str = "none",
     overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "report_to", "overwrite")}
-    state, output = PartialState(), Path(output_dir)
+    arguments = {k: v for k, v in locals().items() if k not in FREE}
+    state, output = this_process(), Path(output_dir)
     weights = check_dtype(dtype)
     objective = make_objective(model_class, top_k, constrained_loss, constrained_softmax)
     policy = DataPolicy(r_original, r_student, seed)
@@ -74,7 +78,7 @@ def main(
     check_selection(select_by, select_users, select_beam_size)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
-        gradient_checkpointing, select_by,
+        gradient_checkpointing, check_mixed_precision(mixed_precision, weights), save_steps, select_by,
     )  # fmt: skip
     schedule.check(state.num_processes)
     if not 0 <= alpha <= 1 or temperature <= 0 or top_k < 1:
@@ -104,9 +108,10 @@ def main(
     alignment = Alignment(objective, trie.to(state.device), alpha, temperature)
     policy = replace(policy, target=live, width=taught[0].plan.beam_size)
     results = fit(model, alignment, train, valid, work, schedule, state.num_processes, policy, selection)
+    trained = whole_weights(model)
     if state.is_main_process:
         facts = make_facts(STAGE, arguments, setting=asdict(target.setting), results=results)
-        save_checkpoint(output, model, tokenizer, data, facts)
+        save_checkpoint(output, model, trained, tokenizer, data, facts)
         shutil.rmtree(work)
         said = ", ".join(f"{name} {value:.4f}" for name, value in results.items() if name.startswith("eval_"))
         print(f"{output}: {model_class}, {said} after {results['best_epoch']:.0f} of {results['epochs']:.0f} epochs")

@@ -1,5 +1,6 @@
 # Sourced by the other scripts: where things are, and how a stage is started.
 # A stage runs on all GPUs through accelerate; where there is no GPU, on the CPU, in NUM_PROCESSES processes.
+# On several machines: the same command on each, MACHINE_RANK apart, and OUTPUT_DIR, LOG_DIR on a disk that all share.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
@@ -10,18 +11,26 @@ DATA_PATH=${DATA_PATH:-$ROOT/data}       # holds one folder a data set
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output}   # models, teacher data and results, one folder a data set
 LOG_DIR=${LOG_DIR:-$ROOT/log}            # what the terminal shows, one file a stage
 GPUS=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || GPUS=0
-NUM_PROCESSES=${NUM_PROCESSES:-$((GPUS > 1 ? GPUS : 1))}
+NUM_PROCESSES=${NUM_PROCESSES:-$((GPUS > 1 ? GPUS : 1))}   # of this machine
+NUM_MACHINES=${NUM_MACHINES:-1}
+MACHINE_RANK=${MACHINE_RANK:-0}                    # 0 on the machine of MAIN_PROCESS_IP
+MAIN_PROCESS_IP=${MAIN_PROCESS_IP:-127.0.0.1}
+MAIN_PROCESS_PORT=${MAIN_PROCESS_PORT:-29500}
 
 # launch STAGE FLAGS…: run code/STAGE.py; its exit code is kept.
 launch() {
-    local stage=$1 start=("$PYTHON")
+    local stage=$1 all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=()
     shift
-    if [ "$NUM_PROCESSES" -gt 1 ] && [ "$GPUS" -gt 0 ]; then
+    [ "$NUM_MACHINES" -gt 1 ] && main=(--main_process_ip "$MAIN_PROCESS_IP" --main_process_port "$MAIN_PROCESS_PORT")
+    if [ "$all" -gt 1 ] && [ "$GPUS" -gt 0 ]; then
         start=("$PYTHON" -m accelerate.commands.launch --config_file "${ACCELERATE_CONFIG:-$ROOT/accelerate.yaml}"
-            --num_processes "$NUM_PROCESSES")
-    elif [ "$NUM_PROCESSES" -gt 1 ]; then
+            --num_processes "$all" --num_machines "$NUM_MACHINES" --machine_rank "$MACHINE_RANK" "${main[@]}")
+    elif [ "$all" -gt 1 ]; then
         export ACCELERATE_USE_CPU=true OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-        start=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES")
+        main=(--standalone)
+        [ "$NUM_MACHINES" -gt 1 ] && main=(--nnodes "$NUM_MACHINES" --node_rank "$MACHINE_RANK"
+            --master_addr "$MAIN_PROCESS_IP" --master_port "$MAIN_PROCESS_PORT")
+        start=("$PYTHON" -m torch.distributed.run "${main[@]}" --nproc_per_node "$NUM_PROCESSES")
     fi
     mkdir -p "$LOG_DIR"
     export TENSORBOARD_LOGGING_DIR=${TENSORBOARD_LOGGING_DIR:-$LOG_DIR/tensorboard/$stage}

@@ -18,6 +18,11 @@ LEARNING_RATE=${LEARNING_RATE:-1e-4}
 WARMUP_STEPS=${WARMUP_STEPS:-100}
 SUBSEQ=${SUBSEQ:-false}                      # true: every prefix of a history is a sample
 DTYPE=${DTYPE:-float32}                      # of the weights
+MIXED_PRECISION=${MIXED_PRECISION:-}         # bf16, fp16 or no; empty: bf16 on a GPU that has it
+LOAD_IN_8BIT=${LOAD_IN_8BIT:-false}          # true: LoRA on a base of 8 bits, with bitsandbytes on a GPU
+LOAD_IN_4BIT=${LOAD_IN_4BIT:-false}          # true: of 4 bits
+GRADIENT_CHECKPOINTING=${GRADIENT_CHECKPOINTING:-false}   # true: less memory, a third more time
+SAVE_STEPS=${SAVE_STEPS:-0}                  # steps between checkpoints within an epoch; 0: one an epoch
 SEED=${SEED:-0}
 REPORT_TO=${REPORT_TO:-none}                 # wandb, tensorboard or none
 
@@ -27,4 +32,6 @@ launch finetune_llama \
     --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
     --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --subseq "$SUBSEQ" \
-    --dtype "$DTYPE" --seed "$SEED" --report_to "$REPORT_TO" "$@"
+    --dtype "$DTYPE" --mixed_precision "$MIXED_PRECISION" --load_in_8bit "$LOAD_IN_8BIT" \
+    --load_in_4bit "$LOAD_IN_4BIT" --gradient_checkpointing "$GRADIENT_CHECKPOINTING" --save_steps "$SAVE_STEPS" \
+    --seed "$SEED" --report_to "$REPORT_TO" "$@"

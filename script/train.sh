@@ -28,7 +28,10 @@ MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-16}           # of one process, one step
 LEARNING_RATE=${LEARNING_RATE:-1e-3}
 WARMUP_STEPS=${WARMUP_STEPS:-100}
 WD=${WD:-0.01}                                     # weight decay
-DTYPE=${DTYPE:-float32}
+DTYPE=${DTYPE:-float32}                            # of the weights
+MIXED_PRECISION=${MIXED_PRECISION:-}               # bf16, fp16 or no; empty: bf16 on a GPU that has it
+GRADIENT_CHECKPOINTING=${GRADIENT_CHECKPOINTING:-false}   # true: less memory, a third more time
+SAVE_STEPS=${SAVE_STEPS:-0}                        # steps between checkpoints within an epoch; 0: one an epoch
 SEED=${SEED:-0}
 REPORT_TO=${REPORT_TO:-none}                       # wandb, tensorboard or none
 
@@ -42,4 +45,5 @@ launch train \
     --select_by "$SELECT_BY" --select_users "$SELECT_USERS" --select_beam_size "$SELECT_BEAM_SIZE" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
     --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --weight_decay "$WD" \
-    --dtype "$DTYPE" --seed "$SEED" --report_to "$REPORT_TO" "$@"
+    --dtype "$DTYPE" --mixed_precision "$MIXED_PRECISION" --gradient_checkpointing "$GRADIENT_CHECKPOINTING" \
+    --save_steps "$SAVE_STEPS" --seed "$SEED" --report_to "$REPORT_TO" "$@"

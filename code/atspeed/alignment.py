@@ -27,11 +27,16 @@ class Lessons:
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over their positions."""
+    """Of each sample, in float32, means over its positions."""
 
-    recommend: Tensor  # ()
-    levels: Tensor  # (L,) alignment, by level; (0,) without
-    total: Tensor  # () (1 − α) · recommend + α · mean of levels
+    recommend: Tensor  # (B,)
+    levels: Tensor  # (B, L) alignment, by level; (B, 0) without
+    total: Tensor  # (B,) (1 − α) · recommend + α · mean of levels
+
+    @property
+    def each(self) -> Tensor:
+        """(B, 2 + L): total, recommend and the levels."""
+        return torch.cat([self.total[:, None], self.recommend[:, None], self.levels], 1)
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,17 @@ class Alignment:
     alpha: float = 0.0
     temperature: float = 1.0  # of both softmaxes
 
-    def loss(self, tree: TreeLogits, item: Tensor, lessons: Lessons | None) -> Losses:
+    def losses(self, tree: TreeLogits, item: Tensor, lessons: Lessons | None) -> Losses:
         """tree: the student's, along `item` (B, L') and the beams of `lessons`. Source: AtSpeed, Sec. 4."""
-        recommend = cross_entropy(tree.for_item().float(), item).mean()
+        recommend = cross_entropy(tree.for_item().float(), item).mean(-1)
         if lessons is None:
-            return Losses(recommend, recommend.new_zeros(0), recommend)
+            return Losses(recommend, recommend.new_zeros(len(recommend), 0), recommend)
         if self.objective.imitates_beams:
             losses = cross_entropy(tree.for_beams().float(), lessons.beams)
         else:
             losses = self.objective.align(*self._compared(tree, lessons))
-        levels = masked_mean(losses, lessons.real[..., None].expand_as(losses), dim=(0, 1))
-        return Losses(recommend, levels, (1 - self.alpha) * recommend + self.alpha * levels.mean())
+        levels = masked_mean(losses, lessons.real[..., None].expand_as(losses), dim=1)
+        return Losses(recommend, levels, (1 - self.alpha) * recommend + self.alpha * levels.mean(-1))
 
     def _compared(self, tree: TreeLogits, lessons: Lessons) -> tuple[Tensor, Tensor]:
         """Student's and teacher's logits (B, K, L, C) at the temperature, at the dtype's floor where illegal."""

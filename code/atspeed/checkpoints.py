@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.artefacts import FACTS, fingerprint, read_facts
@@ -35,18 +38,28 @@ class Checkpoint:
     fingerprint: str
 
 
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A model's weights, under FSDP gathered from all processes: all must call this, the main one gets them whole."""
+    if not isinstance(model, FSDPModule):
+        return model.state_dict()
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
 def save_checkpoint(
-    path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, facts: dict
+    path: Path,
+    model: PreTrainedModel,
+    weights: dict[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    facts: dict,
 ) -> None:
     """Write model, tokenizer, identifiers and facts as one folder, whole or not at all.
 
-    LoRA is merged: whoever loads the folder needs neither peft, nor the base model, nor the seed that the item tokens'
-    rows began with.
+    LoRA is merged before: whoever loads the folder needs neither peft, nor the base model, nor the seed that the item
+    tokens' rows began with.
     """
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
     with atomic_path(path) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         dataset.catalogue.save(partial / "catalogue.json")
         write_json(partial / FACTS, facts)

@@ -1,6 +1,7 @@
 """LoRA for the target: adapters on the attention, and the rows of the new item tokens."""
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from genrec.errors import UserError
@@ -26,6 +27,18 @@ def add_lora(model: PreTrainedModel, item_tokens: list[int], rank: int, alpha: i
         raise UserError(
             f"LoRA on {', '.join(TARGET_MODULES)} does not fit a {model.config.model_type} ({error}); pass --full"
         ) from error
+
+
+def merge_lora(trained: PeftModel, weights: dict[str, Tensor], base: PreTrainedModel) -> PreTrainedModel:
+    """`base` with what `trained` has learnt merged into it.
+
+    weights: the whole weights of `trained`. base: the model that it was made from, loaded afresh, with the item tokens
+    added: in `trained` it may be quantised, and merging would keep the rounding, or in shards.
+    """
+    whole = get_peft_model(base, trained.peft_config["default"])
+    learnt = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
+    set_peft_model_state_dict(whole, learnt)
+    return whole.merge_and_unload()
 
 
 def _name_of(model: PreTrainedModel, module: object) -> str:

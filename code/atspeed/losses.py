@@ -45,6 +45,9 @@ def mask_illegal(logits: Tensor, legal: Tensor) -> Tensor:
     return logits.masked_fill(~legal, torch.finfo(logits.dtype).min)
 
 
-def masked_mean(losses: Tensor, real: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
-    """The mean of `losses` over the positions of `dim` (all) that are `real`; 0 where none is."""
+def masked_mean(losses: Tensor, real: Tensor, dim: int) -> Tensor:
+    """The mean of `losses` along `dim` over what is `real`; 0 where nothing is.
+
+    Within a sample only, never over the batch: how a batch is divided into micro-batches then changes nothing.
+    """
     return losses.where(real, 0).sum(dim) / real.sum(dim).clamp(min=1)

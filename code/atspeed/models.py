@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
@@ -19,6 +20,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from atspeed.processes import this_process
 from atspeed.prompts import PROMPT
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
@@ -67,13 +69,16 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(path)
 
 
-def load_model(path: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A decoder-only model in eval mode, on the CPU.
+def load_model(
+    path: str, dtype: torch.dtype = torch.float32, quantised: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
+    """A decoder-only model in eval mode: on the CPU, or, quantised, on this process's device.
 
     Raises UserError if there is no model at `path`, or it is not decoder-only.
     """
     load_config(path)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+    where = {"quantization_config": quantised, "device_map": {"": this_process().device}} if quantised else {}
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **where).eval()
 
 
 def load_config(path: str) -> PreTrainedConfig:

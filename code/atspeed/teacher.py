@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from atspeed.checkpoints import Checkpoint, Setting, check_same_data
 from atspeed.forward import tree_logits
+from atspeed.processes import this_process
 from atspeed.prompts import Encoded, left_pad
 from atspeed.shards import Origin, check, claim, clear, load, save, shard_path
 from beamsd import Settings, Trie, rounds
@@ -232,7 +232,7 @@ class TeacherData:
         if manifest.target != target.fingerprint:
             raise UserError(f"{path}: was written by another target than {target.path}; {AGAIN} --overwrite")
         for shard, expected in enumerate(facts["shards"]):
-            found = manifest.check(Path(path), shard, AGAIN, contents=PartialState().is_local_main_process)
+            found = manifest.check(Path(path), shard, AGAIN, contents=this_process().is_local_main_process)
             if found != expected:
                 raise UserError(f"{shard_path(Path(path), shard, manifest.n_shards)}: has not the hash that {path} "
                                 f"gives of it; {AGAIN} --overwrite")  # fmt: skip

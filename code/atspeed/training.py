@@ -1,19 +1,23 @@
 """One trainer for target and draft: the recommendation loss, and any alignment loss beside it."""
 
 import importlib.util
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from atspeed.alignment import Alignment, DataPolicy
+from atspeed.alignment import Alignment, DataPolicy, Losses
 from atspeed.forward import tree_logits
 from atspeed.prompts import left_pad
+from atspeed.resume import WholeCheckpoints, epochs_left_open, last_checkpoint
 from atspeed.selection import Selection
 from atspeed.teacher import TeacherData
 from genrec.errors import UserError
@@ -50,7 +54,10 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
 
 
 class AlignmentTrainer(Trainer):
-    """The Trainer of transformers with this project's loss, data policy and selection."""
+    """The Trainer of transformers with this project's loss, data policy and selection.
+
+    Losses do not depend on how many processes and micro-batches share a batch.
+    """
 
     def __init__(
         self, *args: object, alignment: Alignment, policy: DataPolicy, selection: Selection | None, **kwargs: object
@@ -59,12 +66,29 @@ class AlignmentTrainer(Trainer):
         self.alignment, self.policy, self.selection = alignment, policy, selection
         # The loss below is a mean over the micro-batch, so the Trainer must divide by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self.evaluated: list[Tensor] = []  # of each batch: requests, and the sums of their losses by kind and level
         if self.is_fsdp_enabled and (policy.r_student or selection):
             raise UserError(
                 "--r_student and --select_users decode with the draft, of which FSDP leaves no process a whole; choose "
                 "an ACCELERATE_CONFIG without FSDP, or pass --r_student 0 --select_users 0 --select_by eval_loss"
             )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """An epoch is whole batches: the last is filled up with samples drawn at random."""
+        samples, micro = self.train_dataset, self.args.train_batch_size
+        batch = micro * self.args.world_size * self.args.gradient_accumulation_steps
+        sampler = RandomSampler(samples, num_samples=math.ceil(len(samples) / batch) * batch)
+        pin = self.args.dataloader_pin_memory
+        return self.accelerator.prepare(
+            DataLoader(samples, micro, sampler=sampler, collate_fn=self.data_collator, pin_memory=pin)
+        )
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list | None = None
+    ) -> tuple[None, Tensor, Tensor]:
+        """The losses as predictions: samples that only fill up the last batch are left out of their means."""
+        with torch.no_grad():
+            losses = self._losses(model, inputs).each
+        return None, losses, losses
 
     def compute_loss(
         self,
@@ -73,39 +97,35 @@ class AlignmentTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, dict]:
-        source = home = self.alignment.objective.home
-        if model.training and home:
-            source = self.policy.source(home, self.state.global_step)
-        lessons = None
+        loss = self._losses(model, inputs).total.mean()
+        return (loss, {}) if return_outputs else loss
+
+    def _losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> Losses:
+        home, lessons = self.alignment.objective.home, None
         if home:
+            source = self.policy.source(home, self.state.global_step) if model.training else home
             lessons = self.policy.lessons(source, self.alignment, self.accelerator.unwrap_model(model), inputs)
         beams = lessons.beams if lessons else None
         tree = tree_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["item"], beams)
-        losses = self.alignment.loss(tree, inputs["item"], lessons)
-        if not model.training:
-            n = len(inputs["item"])
-            each = torch.cat([losses.recommend[None], losses.levels]).detach()
-            self.evaluated.append(torch.cat([torch.full_like(each[:1], n), n * each]))
-        return (losses.total, {}) if return_outputs else losses.total
+        return self.alignment.losses(tree, inputs["item"], lessons)
 
     def evaluation_loop(self, *args: object, **kwargs: object) -> EvalLoopOutput:
-        """Also: the losses one by one, and what the target accepts of this draft."""
-        self.evaluated = []
+        """Also: what the target accepts of this draft."""
         output = super().evaluation_loop(*args, **kwargs)
-        n, recommend, *levels = self._summed(torch.stack(self.evaluated).sum(0))
-        more = {"eval_recommendation_loss": recommend / n}
-        more |= {f"eval_alignment_loss_level_{level}": loss / n for level, loss in enumerate(levels)}
         if self.selection:
             draft, state = self.accelerator.unwrap_model(self.model), self.accelerator
             share = (self.args.eval_batch_size, state.process_index, state.num_processes)
-            accepted, calls, requests = self._summed(self.selection.measure(draft, *share))
-            more |= {"eval_accepted": accepted / requests, "eval_target_calls": calls / requests}
-        output.metrics.update(more)
+            sums = state.reduce(self.selection.measure(draft, *share), "sum")
+            accepted, calls, requests = sums.tolist()
+            output.metrics.update({"eval_accepted": accepted / requests, "eval_target_calls": calls / requests})
         return output
 
-    def _summed(self, values: Tensor) -> list[float]:
-        """Over all processes."""
-        return self.accelerator.reduce(values, "sum").tolist()
+
+def _means(evaluated: EvalPrediction) -> dict[str, float]:
+    """Of the columns of `Losses.each`."""
+    loss, recommend, *levels = evaluated.predictions.mean(0).tolist()
+    by_level = {f"alignment_loss_level_{level}": mean for level, mean in enumerate(levels)}
+    return {"loss": loss, "recommendation_loss": recommend} | by_level
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,8 @@ class Schedule:
     seed: int
     report_to: str
     gradient_checkpointing: bool = False
+    mixed_precision: str = "no"  # bf16, fp16 or no
+    save_steps: int = 0  # steps between checkpoints within an epoch; 0: one an epoch
     select_by: str = "eval_loss"  # what tells the best weights, and when to stop: one of SELECT_BY
 
     def accumulation_steps(self, world: int) -> int:
@@ -140,9 +162,13 @@ class Schedule:
     def check(self, world: int) -> None:
         """Raises UserError for what cannot be run here."""
         self.accumulation_steps(world)
-        for name in ("epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        for name, least in (("epochs", 1), ("patience", 1), ("save_steps", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least {least}")
+        if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+            raise UserError(
+                "zero_stage 3 in ACCELERATE_CONFIG: shards weights; accelerate.fsdp.yaml does that, take it"
+            )
         if self.report_to not in REPORTERS:
             raise UserError(f"--report_to {self.report_to}: choose from {', '.join(REPORTERS)}")
         if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
@@ -156,29 +182,32 @@ def fit(
     """Train until the epochs are over or what `schedule.select_by` names gets no better; the model ends with its best
     weights.
 
-    Checkpoints go to `work`; what is found there is resumed. policy: None takes the objective's home. selection: is
+    Checkpoints go to `work`; the last that is whole is resumed. policy: None takes the objective's home. selection: is
     needed to select by "accepted".
     Returns what the evaluation of the best weights said, the epochs and steps run, and the history of all losses.
     """
-    gpu = torch.cuda.is_available()
+    gpu, checkpoint = torch.cuda.is_available(), last_checkpoint(work)
     by_loss = schedule.select_by == "eval_loss"
     arguments = TrainingArguments(
-        output_dir=str(work), num_train_epochs=schedule.epochs,
+        output_dir=str(work), num_train_epochs=epochs_left_open(checkpoint, schedule.epochs),
         per_device_train_batch_size=schedule.micro_batch_size, per_device_eval_batch_size=schedule.micro_batch_size,
         gradient_accumulation_steps=schedule.accumulation_steps(world), learning_rate=schedule.learning_rate,
         weight_decay=schedule.weight_decay, warmup_steps=schedule.warmup_steps, lr_scheduler_type="cosine",
-        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, load_best_model_at_end=True,
+        eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
         metric_for_best_model="eval_loss" if by_loss else "eval_accepted", greater_is_better=not by_loss,
-        prediction_loss_only=True, label_names=["item"], restore_callback_states_from_checkpoint=True,
+        restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False, logging_steps=10, report_to=schedule.report_to, seed=schedule.seed,
-        use_cpu=not gpu, bf16=gpu, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
-        **({"gradient_checkpointing": True} if schedule.gradient_checkpointing else {}),
+        use_cpu=not gpu, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
+        bf16=schedule.mixed_precision == "bf16", fp16=schedule.mixed_precision == "fp16",
+        **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+           if schedule.gradient_checkpointing else {}),
     )  # fmt: skip
     trainer = AlignmentTrainer(
         model, arguments, data_collator=collate, train_dataset=train, eval_dataset=valid, alignment=alignment,
-        policy=policy or DataPolicy(), selection=selection, callbacks=[EarlyStoppingCallback(schedule.patience)],
+        policy=policy or DataPolicy(), selection=selection, compute_metrics=_means,
+        callbacks=[EarlyStoppingCallback(schedule.patience), WholeCheckpoints(schedule.save_steps)],
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     state = trainer.state
     best = next(log for log in state.log_history if log["step"] == state.best_global_step and "eval_loss" in log)
     said = ("eval_loss", "eval_accepted", "eval_target_calls")

@@ -23,6 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield partial
         assert partial.exists(), f"nothing was written to {partial}"
+        _let_read(partial)
         if path.is_dir():
             shutil.rmtree(path)
         partial.replace(path)
@@ -31,6 +32,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+def _let_read(path: Path) -> None:
+    """Give files the mode that the umask says; safetensors leaves its own readable by their owner alone."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            file.chmod(file.stat().st_mode | (0o666 & ~umask))
 
 
 def check_new(path: Path, overwrite: bool) -> None:

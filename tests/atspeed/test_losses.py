@@ -101,11 +101,10 @@ def test_the_default_temperature_gives_nearly_every_row_a_gradient_and_a_thousan
 
 
 def test_masked_mean_counts_real_positions_only():
-    losses = torch.tensor([[1.0, 2.0], [torch.inf, torch.nan]])
-    assert masked_mean(losses, torch.tensor([[True, True], [False, False]])).item() == 1.5
-    assert masked_mean(losses, torch.zeros(2, 2, dtype=torch.bool)).item() == 0
-    columns = masked_mean(losses, torch.tensor([[True, False], [False, False]]), dim=(0,))
-    assert columns.tolist() == [1, 0]
+    losses = torch.tensor([[[1.0, 2.0], [3.0, torch.nan]], [[torch.inf, 5.0], [torch.nan, torch.nan]]])
+    real = torch.tensor([[[True, True], [True, False]], [[False, True], [False, False]]])
+    assert masked_mean(losses, real, dim=1).tolist() == [[2.0, 2.0], [0.0, 5.0]]
+    assert masked_mean(losses, torch.zeros_like(real), dim=1).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_cross_entropy_equals_a_naive_loop_with_finite_gradients():
