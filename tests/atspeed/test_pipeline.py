@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from atspeed.quality import BASELINES
 from conftest import ROOT, STAGES, environment, script, succeed
 from genrec.files import read_json
 from genrec.toy import make_toy
@@ -53,6 +55,24 @@ def test_the_pipeline_ends_with_a_checked_table(world):
         assert len(set(line["items"])) == len(line["items"])
     for stage in STAGES:
         assert (folder / "log" / f"{stage}.log").read_text() in logs[stage] + "\n"
+
+
+def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(world):
+    folder, logs = world
+    quality = folder / "output" / "toy" / "quality"
+    assert {path.name for path in quality.iterdir()} == {"quality.csv", "quality.md", "quality.png", "facts.json"}
+    table = pd.read_csv(quality / "quality.csv", index_col="method")
+    assert list(table.index) == [*BASELINES, "target"]
+    assert all(f"| {method} " in logs["quality"] for method in table.index)
+    for processes in ("1", "2"):
+        succeed("quality", folder, "--beam_size", "5", BASELINES="popularity", NUM_PROCESSES=processes)
+        ours = pd.read_csv(quality / "quality.csv", index_col="method")
+        stage4 = pd.read_csv(folder / "output/toy/results/draft-AtSpeedSModel/results.csv")
+        stage4 = stage4[(stage4["method"] == "gamma 0") & (stage4["K"] == 5)].iloc[0]
+        for name in ("Recall@1", "Recall@5", "NDCG@5"):
+            assert ours.loc["target", name] == pytest.approx(stage4[name]), name
+        assert "Recall@10" not in ours.columns, "nothing is claimed beyond K"
+        assert ours.loc["popularity", "Recall@5"] == pytest.approx(table.loc["popularity", "Recall@5"])
 
 
 def test_a_finished_stage_is_not_done_again_and_not_overwritten_by_other_arguments(world):
@@ -108,9 +128,9 @@ def test_the_checkpoint_alone_gives_the_same_scores_in_a_new_process_with_anothe
 def test_two_processes_on_the_cpu_run_every_stage(world):
     folder, _ = world
     two = {"NUM_PROCESSES": "2", "OUTPUT_DIR": str(folder / "two")}
-    for stage in STAGES:
-        output = succeed(stage, folder, *(["--full"] if stage == "finetune_llama" else []), **two)
-    assert "0 differ by a tie in float32" in output
+    logs = {s: succeed(s, folder, *(["--full"] if s == "finetune_llama" else []), **two) for s in STAGES}
+    assert "0 differ by a tie in float32" in logs["inference"]
+    assert "| target  " in logs["quality"]
     shards = [folder / name / "toy" / "train_teacher_data" for name in ("output", "two")]
     assert [p.name for p in sorted(shards[0].glob("*.safetensors"))] == [
         p.name for p in sorted(shards[1].glob("*.safetensors"))
@@ -127,6 +147,10 @@ def test_two_processes_on_the_cpu_run_every_stage(world):
         ("train", {"MODEL_CLASS": "WordKDModel"}, "FULL_VOCABULARY=true bash script/generate_teacher_data.sh"),
         ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
         ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
+        ("quality", {"TARGET_MODEL": "nowhere"}, "written by: bash script/finetune_llama.sh"),
+        ("quality", {"BASELINES": "popularity,BPR"}, "--baselines popularity,BPR: choose from popularity,co-occ"),
+        ("quality", {"SPLIT": "train"}, "--split train: choose from valid, test"),
+        ("quality", {"BEAM_SIZE": "0"}, "--beam_size 0 and --batch_size 16 must be at least 1"),
     ],
 )
 def test_a_missing_input_says_which_stage_writes_it(world, stage, variables, message):
