@@ -1,17 +1,18 @@
 """SASRec, small: the sequential recommender to compare with (Kang and McAuley, ICDM 2018).
 
-A causal transformer over item numbers that predicts the next item at every position. Trained by cross-entropy against
-many sampled items, not against the paper's one: that makes the stronger baseline (Klenitskiy and Vasilev, RecSys 2023).
+A causal transformer over item numbers that predicts the next item at every position. Trained by cross-entropy over the
+whole catalogue, not against the paper's one sampled item: that makes the stronger baseline (Klenitskiy and Vasilev,
+RecSys 2023).
 """
 
 import logging
-import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from genrec.dataset import Sample
 from genrec.metrics import ndcg
@@ -31,10 +32,9 @@ class Recipe:
     heads: int = 2
     dropout: float = 0.3
     batch_size: int = 128  # sequences
-    negatives: int = 1024  # items drawn for each batch, that the true ones are told from
     learning_rate: float = 5e-3
     epochs: int = 20
-    patience: int = 5  # epochs without a better NDCG@10 on the validation samples
+    patience: int = 3  # epochs without a better NDCG@10 on the validation samples
 
 
 class SASRec(nn.Module):
@@ -125,21 +125,9 @@ def _train_epoch(
         following = rows[:, 1:]
         real = following != NOTHING
         states = model(rows[:, :-1].clamp(min=0))[real]
-        loss = _sampled_cross_entropy(model.item.weight, states, following[real], recipe.negatives)
+        loss = cross_entropy(states @ model.item.weight.T, following[real])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     return sum(losses) / len(losses)
-
-
-def _sampled_cross_entropy(embedding: Tensor, states: Tensor, true: Tensor, n: int) -> Tensor:
-    """Cross-entropy of the true rows (m,) of the embedding (items, H) against n others, for states (m, H).
-
-    Each of the others stands for items / n of them, so that the sum under the logarithm is on average the whole one.
-    """
-    others = torch.randperm(len(embedding), device=states.device)[:n]
-    scores = states @ embedding[others].T + math.log(len(embedding) / len(others))
-    scores = scores.masked_fill(others == true[:, None], -torch.inf)
-    right = (states * embedding[true]).sum(-1)
-    return (torch.cat([right[:, None], scores], -1).logsumexp(-1) - right).mean()
