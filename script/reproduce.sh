@@ -37,5 +37,6 @@ for seed in $SEEDS; do
         drafts+=${drafts:+,}$OUTPUT_DIR/$DATASET/draft-$class-$seed
     done
 done
-echo "== 4/4 compare, checked against generate"
+echo "== 4/4 compare, checked against generate; and the target with simple recommenders"
 DRAFT_MODELS=$drafts bash "$ROOT/script/compare.sh" ${TEST_USERS:+--max_users "$TEST_USERS"} "$@"
+bash "$ROOT/script/quality.sh" ${TEST_USERS:+--max_users "$TEST_USERS"}

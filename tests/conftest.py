@@ -16,7 +16,7 @@ from beamsd.program import Recording
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
-STAGES = ("finetune_llama", "generate_teacher_data", "train", "inference")
+STAGES = ("finetune_llama", "generate_teacher_data", "train", "inference", "quality")
 SMALL = {
     "EPOCHS": "2", "BATCH_SIZE": "16", "MICRO_BATCH_SIZE": "8", "LEARNING_RATE": "3e-3", "WARMUP_STEPS": "2",
     "run_beam_sizes": "1,5", "DRAFT_BEAM_SIZE": "12",

@@ -13,7 +13,7 @@ from atspeed.methods import BASELINE, GENERATE
 from genrec.catalogue import Identifier
 from genrec.dataset import Sample
 from genrec.files import atomic_path, write_text
-from genrec.metrics import ndcg, recall
+from genrec.metrics import ndcg, quality, recall
 
 CUTOFFS = (1, 5, 10, 20)
 PAPER = {1: 2.33, 3: 1.97, 5: 1.84, 10: 1.87, 20: 1.82}  # AtSpeed-S, strict, Beauty: read off its figure
@@ -26,17 +26,16 @@ def summarise(
 ) -> pd.DataFrame:
     """One row a method and K. Times are medians, which one slow moment of the machine does not move.
 
-    tokens: id -> identifier token. An identifier that several items share recommends all of them, in ascending order.
+    tokens: id -> identifier token.
     """
-    quality = []
+    rows = []
     for record in records:
-        ranked = _items(record, items_of, tokens)
+        ranked = items_of_beams(record.sequences, items_of, tokens)
         labels = samples[record.request].labels
-        scores = {f"Recall@{k}": recall(ranked, labels, k) for k in CUTOFFS if k <= record.width}
-        scores |= {f"NDCG@{k}": ndcg(ranked, labels, k) for k in CUTOFFS if k <= record.width}
+        scores = quality(ranked, labels, [k for k in CUTOFFS if k <= record.width])
         scores |= {"Recall@K": recall(ranked, labels, record.width), "NDCG@K": ndcg(ranked, labels, record.width)}
-        quality.append({"method": record.method, "K": record.width, **scores})
-    means = pd.DataFrame(quality).groupby(["K", "method"], sort=False).mean()
+        rows.append({"method": record.method, "K": record.width, **scores})
+    means = pd.DataFrame(rows).groupby(["K", "method"], sort=False).mean()
     table = timings(records).set_index(["K", "method"]).join(means).rename(columns={"requests": "users"})
     rest = ["p95 ms", *(f"{part} ms" for part in PARTS), *(f"{m}@{k}" for m in ("Recall", "NDCG") for k in CUTOFFS)]
     ordered = [*SHORT[2:], *(name for name in rest if name in table.columns), "ties", "users"]
@@ -70,8 +69,11 @@ def timings(records: Sequence[Record]) -> pd.DataFrame:
     return groups.agg(how).assign(**{"p95 ms": groups["ms"].quantile(0.95)}).reset_index()
 
 
-def _items(record: Record, items_of: dict[Identifier, list[int]], tokens: dict[int, str]) -> list[int]:
-    return [item for sequence in record.sequences for item in items_of[tuple(tokens[t] for t in sequence)]]
+def items_of_beams(
+    sequences: Sequence[Sequence[int]], items_of: dict[Identifier, list[int]], tokens: dict[int, str]
+) -> list[int]:
+    """The items that beams name, best first; all of them, in ascending order, where several share an identifier."""
+    return [item for sequence in sequences for item in items_of[tuple(tokens[t] for t in sequence)]]
 
 
 def recommendations(
@@ -79,7 +81,7 @@ def recommendations(
 ) -> str:
     """One JSON line a record, in the order of the samples: the user, and the items, best first."""
     lines = [
-        json.dumps({"user": samples[record.request].user, "items": _items(record, items_of, tokens)})
+        json.dumps({"user": samples[record.request].user, "items": items_of_beams(record.sequences, items_of, tokens)})
         for record in sorted(records, key=lambda record: record.request)
     ]
     return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from atspeed.forward import tree_logits
 from atspeed.processes import this_process
 from atspeed.prompts import Encoded, left_pad
 from atspeed.shards import Origin, check, claim, clear, load, save, shard_path
-from beamsd import Settings, Trie, rounds
+from beamsd import Prefix, Settings, Trie, rounds
 from beamsd.beams import Beams
 from beamsd.legal import Children
 from beamsd.scoring import likelihood
@@ -81,8 +81,10 @@ class Manifest:
 
 
 @torch.inference_mode()
-def teach(model: PreTrainedModel, trie: Trie, prompts: Sequence[Sequence[int]], plan: Plan) -> dict[str, Tensor]:
-    """One micro-batch of teacher data, on the CPU.
+def teach(
+    model: PreTrainedModel, trie: Trie, prompts: Sequence[Sequence[int]], plan: Plan, prefix: Prefix | None = None
+) -> dict[str, Tensor]:
+    """One micro-batch of teacher data, on the CPU. prefix: what all prompts begin with.
 
     beams (B, K, L): token ids; scores (B, K) float32, -inf where the trie holds fewer than K; log_probs (flat,
     float16): prompt by prompt and prefix by prefix, those of the trie's children, in its order; counts (B,) long: how
@@ -98,7 +100,7 @@ def teach(model: PreTrainedModel, trie: Trie, prompts: Sequence[Sequence[int]], 
     search = replace(
         Settings(width=plan.beam_size, trie=trie).plan(model, None, ids, mask), verification=Strict(listen)
     )
-    for last in rounds(model, ids, mask, search):
+    for last in rounds(model, ids, mask, search, prefix=prefix):
         beams = last.beams
     real, cells = beams.scores.isfinite(), beams.ranks.clamp(min=0)
     states = torch.stack([before for before, _ in heard], -1).gather(1, cells)  # (B, K, L), before each token
@@ -142,11 +144,11 @@ def teach_shard(model: PreTrainedModel, trie: Trie, encoded: Encoded, plan: Plan
     begins, in place of counts; with `full_vocabulary` item_logits (n, L, V), see `true_item`."""
     lengths = [len(prompt) for prompt in encoded.prompts]
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # little padding; the most memory first
-    parts = []
+    prefix, parts = Prefix.of(encoded.prompts), []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         prompts = [encoded.prompts[i] for i in chosen]
-        part = teach(model, trie, prompts, plan)
+        part = teach(model, trie, prompts, plan, prefix)
         if plan.full_vocabulary:
             part["item_logits"] = true_item(model, prompts, encoded.items[chosen])
         parts.append(part)

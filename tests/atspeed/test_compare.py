@@ -5,7 +5,7 @@ import pytest
 
 from atspeed.comparison import by_draft, over_seeds, ranking
 from atspeed.methods import BASELINE, GENERATE
-from conftest import script, succeed
+from conftest import succeed
 from genrec.toy import make_toy
 
 
@@ -49,7 +49,3 @@ def test_one_command_makes_the_comparison_and_goes_on_where_it_stopped(tmp_path)
     assert rows[rows["verification"] == "strict"]["accepted levels"].between(0, 3).all()
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert f"{compared.parent / 'target'}: done already" in succeed("reproduce", tmp_path, **options)
-    draft = compared.parent / "draft-SFTModel-0"
-    output, code = script("compare", tmp_path, DRAFT_MODELS=f"{draft},{draft}")
-    assert code == 2
-    assert "two have one class and seed" in output

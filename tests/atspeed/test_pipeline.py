@@ -9,10 +9,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from atspeed.quality import BASELINES
 from conftest import ROOT, STAGES, environment, script, succeed
 from genrec.files import read_json
 from genrec.toy import make_toy
@@ -62,6 +64,37 @@ def test_the_pipeline_ends_with_a_checked_table(world):
         assert len(set(line["items"])) == len(line["items"])
     for stage in STAGES:
         assert (folder / "log" / f"{stage}.log").read_text() in logs[stage] + "\n"
+
+
+def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(world):
+    folder, logs = world
+    quality = folder / "output" / "toy" / "quality"
+    assert {path.name for path in quality.iterdir()} == {"quality.csv", "quality.md", "quality.png", "facts.json"}
+    table = pd.read_csv(quality / "quality.csv", index_col="method")
+    assert list(table.index) == [*BASELINES, "target"]
+    assert all(f"| {method} " in logs["quality"] for method in table.index)
+    for processes in ("1", "2"):
+        succeed("quality", folder, "--beam_size", "5", BASELINES="popularity", NUM_PROCESSES=processes)
+        ours = pd.read_csv(quality / "quality.csv", index_col="method")
+        stage4 = pd.read_csv(folder / "output/toy/results/draft-AtSpeedSModel/results.csv")
+        stage4 = stage4[(stage4["method"] == "gamma 0") & (stage4["K"] == 5)].iloc[0]
+        for name in ("Recall@1", "Recall@5", "NDCG@5"):
+            assert ours.loc["target", name] == pytest.approx(stage4[name]), name
+        assert "Recall@10" not in ours.columns, "nothing is claimed beyond K"
+        assert ours.loc["popularity", "Recall@5"] == pytest.approx(table.loc["popularity", "Recall@5"])
+
+
+def test_drafts_are_compared_in_one_table(world):
+    folder, _ = world
+    draft = folder / "output" / "toy" / "draft-AtSpeedSModel"
+    output = succeed("compare", folder, "--max_users", "4", DRAFT_MODELS=str(draft))
+    assert "8 of 8 lists identical for all methods; 0 differ" in output
+    rows = pd.read_csv(folder / "output" / "toy" / "comparison" / "comparison.csv")
+    assert len(rows) == 2 * 2  # verifications, K
+    assert rows[rows["verification"] == "strict"]["accepted levels"].between(0, 3).all()
+    output, code = script("compare", folder, DRAFT_MODELS=f"{draft},{draft}")
+    assert code == 2
+    assert "two have one class and seed" in output
 
 
 def test_a_finished_stage_is_not_done_again_and_not_overwritten_by_other_arguments(world):
@@ -122,9 +155,9 @@ def test_two_processes_and_two_machines_on_the_cpu_run_every_stage_to_the_same_l
     with ThreadPoolExecutor() as both:
         said = list(both.map(lambda machine: succeed("finetune_llama", folder, "--full", **machine), machines))
     assert ["target: eval_loss" in text for text in said] == [True, False], "one process speaks and saves"
-    for stage in STAGES[1:]:
-        output = succeed(stage, folder, NUM_PROCESSES="2", **two)
-    assert "0 differ by a tie in float32" in output
+    logs = {stage: succeed(stage, folder, NUM_PROCESSES="2", **two) for stage in STAGES[1:]}
+    assert "0 differ by a tie in float32" in logs["inference"]
+    assert "| target  " in logs["quality"]
     for model, tolerance in (("target", 1e-5), ("draft-AtSpeedSModel", 1e-3)):  # of which teacher data are float16
         alone, shared = (
             [row[name] for row in read_json(folder / name_of / "toy" / model / "facts.json")["results"]["history"]
@@ -148,6 +181,10 @@ def test_two_processes_and_two_machines_on_the_cpu_run_every_stage_to_the_same_l
         ("train", {"constrained_loss": "false", "constrained_softmax": "true"}, "--constrained_loss false would"),
         ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
         ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
+        ("quality", {"TARGET_MODEL": "nowhere"}, "written by: bash script/finetune_llama.sh"),
+        ("quality", {"BASELINES": "popularity,BPR"}, "--baselines popularity,BPR: choose from popularity,co-occ"),
+        ("quality", {"SPLIT": "train"}, "--split train: choose from valid, test"),
+        ("quality", {"BEAM_SIZE": "0"}, "--beam_size 0 and --batch_size 16 must be at least 1"),
     ],
 )
 def test_a_missing_input_says_which_stage_writes_it(world, stage, variables, message):

@@ -1,0 +1,80 @@
+"""How good the target's recommendations are, beside simple baselines under the same evaluation.
+
+    bash script/quality.sh
+    accelerate launch code/quality.py --dataset toy --target_model output/toy/target --output_dir output/toy/quality
+
+Without a target, the baselines alone. Writes quality.csv, quality.md and quality.png.
+"""
+
+import platform
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+
+from atspeed.checkpoints import open_checkpoint
+from atspeed.models import check_dtype, load_model, load_tokenizer
+from atspeed.processes import this_process
+from atspeed.quality import BASELINES, TARGET, Generative, check_baselines, compare, make_baseline, save_quality
+from atspeed.report import CUTOFFS
+from genrec.artefacts import FACTS, make_facts
+from genrec.cli import run
+from genrec.dataset import load_dataset, take
+from genrec.errors import UserError
+from genrec.files import write_json
+
+STAGE = "quality"
+
+
+def main(
+    dataset: str,
+    output_dir: str,
+    target_model: str | None = None,
+    baselines: tuple[str, ...] = BASELINES,
+    data_path: str = "data",
+    index: str | None = None,
+    split: str = "test",
+    beam_size: int = 20,
+    batch_size: int = 32,
+    max_users: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> None:
+    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
+    state, weights, output = this_process(), check_dtype(dtype), Path(output_dir)
+    check_baselines(baselines)
+    if split not in ("valid", "test"):
+        raise UserError(f"--split {split}: choose from valid, test; the baselines know the answers of any other")
+    if min(beam_size, batch_size) < 1:
+        raise UserError(f"--beam_size {beam_size} and --batch_size {batch_size} must be at least 1")
+    data = load_dataset(data_path, dataset, index)
+    target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data) if target_model else None
+    max_history = target.setting.max_history if target else 20
+    samples = take(data.samples(split, max_history=max_history), max_users, seed)
+    histories = [sample.history for sample in samples]
+
+    mine, found = slice(state.process_index, None, state.num_processes), []
+    if target:
+        model = load_model(target_model, weights).to(state.device)
+        recommender = Generative(model, load_tokenizer(target_model), data.catalogue, target.setting.cutoff, batch_size)
+        found = gather_object([recommender.recommend(histories[mine], beam_size)])
+    if not state.is_main_process:
+        return
+
+    lists = {}
+    for name in baselines:
+        baseline = make_baseline(name, data, split, max_history=max_history, seed=seed, device=state.device)
+        lists[name] = baseline.recommend(histories, beam_size)
+    if target:
+        lists[TARGET] = [found[i % state.num_processes][i // state.num_processes] for i in range(len(samples))]
+    table = compare(lists, samples, [k for k in CUTOFFS if k <= beam_size])
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
+    shown = save_quality(output, table, headline)
+    facts = make_facts(STAGE, arguments, machine=machine, target=target and target.fingerprint)
+    write_json(output / FACTS, facts)
+    print(f"\n{headline}\n\n{shown}\nwritten to {output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Recall and NDCG of the target beside simple baselines, same users and labels. Writes $OUTPUT_DIR/$DATASET/quality.
+#   DATASET=beauty bash script/quality.sh [--flag value …]
+#   TARGET_MODEL= BASELINES=popularity,SASRec bash script/quality.sh      # the baselines alone
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+DATASET=${DATASET:-toy}
+TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}   # empty: none
+BASELINES=${BASELINES:-popularity,co-occurrence,co-occurrence up to date,SASRec}
+SPLIT=${SPLIT:-test}                                       # valid: to choose among targets without a look at test
+BEAM_SIZE=${BEAM_SIZE:-20}                                 # K, the length of the lists
+BATCH_SIZE=${BATCH_SIZE:-32}                               # prompts decoded at once, of one process
+DTYPE=${DTYPE:-float32}
+SEED=${SEED:-0}
+
+launch quality \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" \
+    --output_dir "$OUTPUT_DIR/$DATASET/quality" --baselines "$BASELINES" --split "$SPLIT" \
+    --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -1,0 +1,44 @@
+"""The table of the baselines, worked by hand."""
+
+import pytest
+
+from atspeed.quality import BASELINES, compare, make_baseline, save_quality
+from genrec.catalogue import Catalogue
+from genrec.dataset import Dataset, Sample
+from genrec.splits import Splits
+
+TRAIN, VALID, TEST = {0: [1, 2, 3], 1: [1, 2], 2: [2, 1], 3: [5]}, {0: [4], 3: [3, 0]}, {0: [0], 3: [2]}
+DATA = Dataset("tiny", Splits(TRAIN, VALID, TEST), Catalogue({item: (f"<a_{item}>",) for item in range(6)}))
+
+
+def test_a_row_holds_means_over_users_and_their_standard_errors(tmp_path):
+    samples = [Sample(0, (), (5,)), Sample(1, (), (6, 7)), Sample(2, (), (8,))]
+    table = compare({"one": [[5, 1], [7, 6], [1, 2]], "two": [[], [], [8]]}, samples, (1, 2))
+    one, two = table.set_index("method").T.items()
+    assert one[1]["Recall@1"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert one[1]["Recall@1 s.e."] == pytest.approx(0.5 / 3**0.5)
+    assert one[1]["Recall@2"] == one[1]["NDCG@2"] == pytest.approx(2 / 3)
+    assert two[1]["Recall@1"] == pytest.approx(1 / 3)
+    shown = save_quality(tmp_path, table, "three users")
+    assert "| two    |   0.3333 |" in shown
+    assert (tmp_path / "quality.md").read_text() == f"three users\n\n{shown}"
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "expected"),
+    [
+        ("popularity", "test", [1, 2, 3]),
+        ("co-occurrence", "test", [1, 2, 3]),  # in training nothing followed 3
+        ("co-occurrence up to date", "test", [0, 4, 1]),  # in validation 0 and 4 did
+        ("co-occurrence up to date", "valid", [1, 2, 3]),  # which nobody knew then
+    ],
+)
+def test_what_a_baseline_may_know(name, split, expected):
+    assert make_baseline(name, DATA, split, max_history=5).recommend([[3]], 3) == [expected]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_ranks_the_whole_catalogue(name):
+    (ranked,) = make_baseline(name, DATA, "test", max_history=5).recommend([[1, 2]], 10)
+    assert sorted(ranked) == list(range(6))
