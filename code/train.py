@@ -97,7 +97,7 @@ def main(
     trained = whole_weights(model)
     if state.is_main_process:
         facts = make_facts(STAGE, arguments, setting=asdict(target.setting), results=results)
-        save_checkpoint(output, model, trained, tokenizer, data, facts)
+        save_checkpoint(output, model, tokenizer, data, facts, trained)
         shutil.rmtree(work)
         print(f"{output}: {model_class}, eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
 
