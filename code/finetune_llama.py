@@ -99,10 +99,9 @@ def main(
         if not full:
             base = load_model(base_model, weights)
             add_item_tokens(base, tokenizer, data.catalogue)
-            model = merge_lora(model, trained, base)
-            trained = model.state_dict()
+            model, trained = merge_lora(model, trained, base), None
         facts = make_facts(STAGE, arguments, setting=asdict(Setting.of(data, max_history, cutoff)), results=results)
-        save_checkpoint(output, model, trained, tokenizer, data, facts)
+        save_checkpoint(output, model, tokenizer, data, facts, trained)
         shutil.rmtree(work)
         print(f"{output}: eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
 

@@ -111,7 +111,7 @@ def main(
     trained = whole_weights(model)
     if state.is_main_process:
         facts = make_facts(STAGE, arguments, setting=asdict(target.setting), results=results)
-        save_checkpoint(output, model, trained, tokenizer, data, facts)
+        save_checkpoint(output, model, tokenizer, data, facts, trained)
         shutil.rmtree(work)
         said = ", ".join(f"{name} {value:.4f}" for name, value in results.items() if name.startswith("eval_"))
         print(f"{output}: {model_class}, {said} after {results['best_epoch']:.0f} of {results['epochs']:.0f} epochs")

@@ -48,13 +48,14 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 def save_checkpoint(
     path: Path,
     model: PreTrainedModel,
-    weights: dict[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     facts: dict,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write model, tokenizer, identifiers and facts as one folder, whole or not at all.
 
+    weights: those of a `model` that lies in shards, see `whole_weights`; None for its own.
     LoRA is merged before: whoever loads the folder needs neither peft, nor the base model, nor the seed that the item
     tokens' rows began with.
     """
