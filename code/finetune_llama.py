@@ -13,6 +13,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from peft import prepare_model_for_kbit_training
 
+from atspeed.alignment import Alignment
 from atspeed.checkpoints import Setting, save_checkpoint, whole_weights
 from atspeed.lora import add_lora, merge_lora
 from atspeed.models import add_item_tokens, check_dtype, load_model, load_tokenizer
@@ -20,7 +21,8 @@ from atspeed.objectives import make_objective
 from atspeed.precision import check_mixed_precision, check_quantised
 from atspeed.processes import this_process
 from atspeed.prompts import encode_samples
-from atspeed.training import Alignment, Samples, Schedule, fit
+from atspeed.samples import HistoryLoss, Samples
+from atspeed.training import Schedule, fit
 from genrec.artefacts import already_done, make_facts
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
@@ -44,6 +46,7 @@ def main(
     dtype: str = "float32",
     mixed_precision: str | None = None,
     subseq: bool = False,
+    history_loss: bool = False,
     max_users: int | None = None,
     max_history: int = 20,
     cutoff: int = 512,
@@ -90,8 +93,9 @@ def main(
             data.samples("valid", max_history=max_history),
         )
     )
+    history = HistoryLoss.of(train.prompts, item_tokens, data.catalogue.levels) if history_loss else None
     results = fit(
-        model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses),
+        model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses, history=history),
         Samples(valid.prompts, valid.responses), work, schedule, state.num_processes,
     )  # fmt: skip
     trained = whole_weights(model)

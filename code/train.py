@@ -20,9 +20,10 @@ from atspeed.objectives import ITEM, Objective, make_objective
 from atspeed.precision import check_mixed_precision
 from atspeed.processes import this_process
 from atspeed.prompts import encode_samples
+from atspeed.samples import Samples
 from atspeed.selection import Selection, check_selection
 from atspeed.teacher import TeacherData
-from atspeed.training import Samples, Schedule, fit
+from atspeed.training import Schedule, fit
 from beamsd import Trie
 from genrec.artefacts import already_done, make_facts
 from genrec.cli import run

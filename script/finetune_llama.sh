@@ -17,6 +17,7 @@ MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-16}     # of one process, one step
 LEARNING_RATE=${LEARNING_RATE:-1e-4}
 WARMUP_STEPS=${WARMUP_STEPS:-100}
 SUBSEQ=${SUBSEQ:-false}                      # true: every prefix of a history is a sample
+HISTORY_LOSS=${HISTORY_LOSS:-false}          # true: the items of the history are learnt too, in the same forward
 DTYPE=${DTYPE:-float32}                      # of the weights
 MIXED_PRECISION=${MIXED_PRECISION:-}         # bf16, fp16 or no; empty: bf16 on a GPU that has it
 LOAD_IN_8BIT=${LOAD_IN_8BIT:-false}          # true: LoRA on a base of 8 bits, with bitsandbytes on a GPU
@@ -31,7 +32,7 @@ launch finetune_llama \
     --output_dir "$OUTPUT_DIR/$DATASET/target" --full "$FULL" \
     --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
-    --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --subseq "$SUBSEQ" \
+    --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --subseq "$SUBSEQ" --history_loss "$HISTORY_LOSS" \
     --dtype "$DTYPE" --mixed_precision "$MIXED_PRECISION" --load_in_8bit "$LOAD_IN_8BIT" \
     --load_in_4bit "$LOAD_IN_4BIT" --gradient_checkpointing "$GRADIENT_CHECKPOINTING" --save_steps "$SAVE_STEPS" \
     --seed "$SEED" --report_to "$REPORT_TO" "$@"

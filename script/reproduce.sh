@@ -13,12 +13,13 @@ DRAFT_BASE=${DRAFT_BASE:-}                            # empty: tiny and random, 
 MODEL_CLASSES=${MODEL_CLASSES:-SFTModel WordKDModel TVDKDModel SeqKDModel AtSpeedSModel AtSpeedRModel}
 SEEDS=${SEEDS:-0}                                     # of the drafts
 FULL=${FULL:-true}                                    # false: LoRA, for a target that has been pre-trained
+export HISTORY_LOSS=${HISTORY_LOSS:-true}
 TARGET_EPOCHS=${TARGET_EPOCHS:-5}
 DRAFT_EPOCHS=${DRAFT_EPOCHS:-3}
 export BATCH_SIZE=${BATCH_SIZE:-32} MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-32}
 export LEARNING_RATE=${LEARNING_RATE:-2e-3} WARMUP_STEPS=${WARMUP_STEPS:-30}
 TEACHER_USERS=${TEACHER_USERS:-}                      # training and validation users that the teacher answers; empty: all
-TEST_USERS=${TEST_USERS:-200}                         # empty: all
+TEST_USERS=${TEST_USERS:-200}                         # to decode with every draft; empty: all
 
 make_base() { [ -d "$1" ] || "$PYTHON" "$ROOT/code/init_model.py" --output "$1" --shape tiny --layers "$2" --seed "$3"; }
 [ "$TARGET_BASE" = "$OUTPUT_DIR/base/target" ] && make_base "$TARGET_BASE" 4 0
@@ -39,4 +40,4 @@ for seed in $SEEDS; do
 done
 echo "== 4/4 compare, checked against generate; and the target with simple recommenders"
 DRAFT_MODELS=$drafts bash "$ROOT/script/compare.sh" ${TEST_USERS:+--max_users "$TEST_USERS"} "$@"
-bash "$ROOT/script/quality.sh" ${TEST_USERS:+--max_users "$TEST_USERS"}
+bash "$ROOT/script/quality.sh"

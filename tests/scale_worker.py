@@ -24,6 +24,7 @@ from atspeed.checkpoints import whole_weights
 from atspeed.lora import add_lora, merge_lora
 from atspeed.objectives import make_objective
 from atspeed.processes import this_process
+from atspeed.samples import Samples
 from beamsd import Trie
 from conftest import LENGTH, VOCABULARY, random_items, tiny_llama
 from genrec.files import write_json
@@ -31,7 +32,7 @@ from genrec.files import write_json
 N, BEAMS, ITEM_TOKENS = 45, 4, [30, 31, 32]
 
 
-class Taught(training.Samples):
+class Taught(Samples):
     """Samples with beams, of which the rows have different numbers: what a mean over a batch trips on."""
 
     def __init__(self, seed: int):

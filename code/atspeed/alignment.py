@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,6 +85,13 @@ class Alignment:
 
     def _children(self, beams: Tensor) -> Tensor:
         return self.trie.children(self.trie.walk(beams)[..., :-1])
+
+
+def with_history(losses: Losses, tree: TreeLogits, batch: dict[str, Tensor]) -> Losses:
+    """The recommendation loss over the items of the history too; see `HistoryLoss`. tree: with `prompt`."""
+    within = cross_entropy(tree.for_prompt().float(), batch["input_ids"][:, 1:])
+    history = (within * batch["history_weights"][:, 1:]).sum(-1)
+    return replace(losses, total=losses.total * batch["response_weight"] + history)
 
 
 def _with_rest(log_probs: Tensor, legal: Tensor) -> Tensor:

@@ -12,9 +12,13 @@ from beamsd import Tree
 class TreeLogits:
     """A model's logits after the prompt and after every token of the sequences hung under it."""
 
-    logits: Tensor  # (B, n, V), after the prompt's last token and all grown nodes
+    logits: Tensor  # (B, n, V), after the prompt's last token, or all of them, and all grown nodes
     item_rows: Tensor  # (B, L') long: row of `logits` that predicts item[:, t]
     beam_rows: Tensor  # (B, K, L) long: row of `logits` that predicts beams[:, k, t]; K = 0 without beams
+
+    def for_prompt(self) -> Tensor:
+        """(B, P - 1, V): [:, t] predicts token t + 1 of the prompt; only if all of it was kept."""
+        return self.logits[:, : int(self.item_rows[0, 0])]
 
     def for_item(self) -> Tensor:
         """(B, L', V): [:, t] predicts the item's token t."""
@@ -35,12 +39,13 @@ class TreeLogits:
 
 
 def tree_logits(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, item: Tensor, beams: Tensor | None = None
-) -> TreeLogits:
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, item: Tensor, beams: Tensor | None = None,
+    prompt: bool = False,
+) -> TreeLogits:  # fmt: skip
     """Logits along the true item and along every beam, equal to one forward each.
 
     model: a decoder-only model, possibly wrapped (LoRA, DDP). input_ids, attention_mask: (B, P), left-padded.
-    item: (B, L') long, the true continuation. beams: (B, K, L) long, the teacher's.
+    item: (B, L') long, the true continuation. beams: (B, K, L) long, the teacher's. prompt: keep all of its logits too.
     """
     B, P = input_ids.shape
     if beams is None:
@@ -50,14 +55,15 @@ def tree_logits(
     root = torch.full((B, 1), P - 1, device=input_ids.device)
     item_path = _hang(tree, root, item[:, None])[:, 0]
     beam_path = _hang(tree, root.expand(B, K), beams)
+    first = 0 if prompt else P - 1
     logits = model(
         input_ids=tree.tokens,
         attention_mask=tree.additive_mask(0, tree.size, next(model.parameters()).dtype),
         position_ids=tree.positions(),
         use_cache=False,
-        logits_to_keep=tree.size - P + 1,
+        logits_to_keep=tree.size - first,
     ).logits
-    return TreeLogits(logits, item_path - (P - 1), beam_path - (P - 1))
+    return TreeLogits(logits, item_path - first, beam_path - first)
 
 
 def _hang(tree: Tree, roots: Tensor, sequences: Tensor) -> Tensor:

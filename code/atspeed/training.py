@@ -1,56 +1,24 @@
 """One trainer for target and draft: the recommendation loss, and any alignment loss beside it."""
 
 import importlib.util
-import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader, Subset
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from atspeed.alignment import Alignment, DataPolicy, Losses
+from atspeed.alignment import Alignment, DataPolicy, Losses, with_history
 from atspeed.forward import tree_logits
-from atspeed.prompts import left_pad
 from atspeed.resume import WholeCheckpoints, epochs_left_open, last_checkpoint
+from atspeed.samples import ByLength, Samples, collate
 from atspeed.selection import Selection
-from atspeed.teacher import TeacherData
 from genrec.errors import UserError
 
 REPORTERS = ("none", "tensorboard", "wandb")
-
-
-class Samples(TorchDataset):
-    """Prompts, the true items and, where an objective needs them, what the teacher said."""
-
-    def __init__(
-        self, prompts: Sequence[Sequence[int]], items: Tensor, teacher: TeacherData | None = None, fanout: int = 0
-    ):
-        """items: (n, L + 1) long, the true identifiers and EOS. fanout: of the trie that the teacher used."""
-        assert len(prompts) == len(items)
-        self.prompts, self.items, self.teacher, self.fanout = prompts, items, teacher, fanout
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, index: int) -> dict:
-        row = {"prompt": self.prompts[index], "item": self.items[index]}
-        if self.teacher:
-            lesson = self.teacher.lesson(index, self.fanout)
-            row |= {name: value for name, value in vars(lesson).items() if value is not None}
-        return row
-
-
-def collate(rows: list[dict]) -> dict[str, Tensor]:
-    """A batch: prompts left-padded, the rest stacked."""
-    input_ids, attention_mask = left_pad([row["prompt"] for row in rows])
-    stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "prompt"}
-    return {"input_ids": input_ids, "attention_mask": attention_mask, **stacked}
 
 
 class AlignmentTrainer(Trainer):
@@ -73,10 +41,9 @@ class AlignmentTrainer(Trainer):
             )
 
     def get_train_dataloader(self) -> DataLoader:
-        """An epoch is whole batches: the last is filled up with samples drawn at random."""
         samples, micro = self.train_dataset, self.args.train_batch_size
         batch = micro * self.args.world_size * self.args.gradient_accumulation_steps
-        sampler = RandomSampler(samples, num_samples=math.ceil(len(samples) / batch) * batch)
+        sampler = ByLength(samples.lengths, batch, self.args.seed)
         pin = self.args.dataloader_pin_memory
         return self.accelerator.prepare(
             DataLoader(samples, micro, sampler=sampler, collate_fn=self.data_collator, pin_memory=pin)
@@ -105,9 +72,10 @@ class AlignmentTrainer(Trainer):
         if home:
             source = self.policy.source(home, self.state.global_step) if model.training else home
             lessons = self.policy.lessons(source, self.alignment, self.accelerator.unwrap_model(model), inputs)
-        beams = lessons.beams if lessons else None
-        tree = tree_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["item"], beams)
-        return self.alignment.losses(tree, inputs["item"], lessons)
+        beams, history = lessons.beams if lessons else None, "history_weights" in inputs
+        tree = tree_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["item"], beams, prompt=history)
+        losses = self.alignment.losses(tree, inputs["item"], lessons)
+        return with_history(losses, tree, inputs) if history else losses
 
     def evaluation_loop(self, *args: object, **kwargs: object) -> EvalLoopOutput:
         """Also: what the target accepts of this draft."""
@@ -203,7 +171,8 @@ def fit(
            if schedule.gradient_checkpointing else {}),
     )  # fmt: skip
     trainer = AlignmentTrainer(
-        model, arguments, data_collator=collate, train_dataset=train, eval_dataset=valid, alignment=alignment,
+        model, arguments, data_collator=collate, train_dataset=train,
+        eval_dataset=Subset(valid, sorted(range(len(valid)), key=valid.lengths.__getitem__)), alignment=alignment,
         policy=policy or DataPolicy(), selection=selection, compute_metrics=_means,
         callbacks=[EarlyStoppingCallback(schedule.patience), WholeCheckpoints(schedule.save_steps)],
     )  # fmt: skip

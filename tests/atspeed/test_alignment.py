@@ -7,7 +7,7 @@ from atspeed.alignment import Alignment, DataPolicy
 from atspeed.forward import tree_logits
 from atspeed.losses import kl, topk_alignment, tvd
 from atspeed.objectives import ITEM, MODEL_CLASSES, STUDENT, TEACHER, make_objective
-from atspeed.training import collate
+from atspeed.samples import collate
 from beamsd import beam_search
 from conftest import LENGTH, tiny_llama
 from genrec.errors import UserError
