@@ -58,7 +58,8 @@ class speculate:
     trie: the legal sequences; without one, whatever `generate` would allow. Sequences end as in `generate`: after
     max_new_tokens, or with EOS, which is a legal token where a sequence of the trie ends.
     draft_width: N, beams that the draft model drafts a level, at least num_beams; None is twice num_beams.
-    gamma: levels that it drafts a round. nodes: what "trie" and "hybrid" draft a round at most. See `Settings`.
+    gamma: levels that it drafts a round. nodes: what "trie" and "hybrid" draft a round at most. constrained_softmax: by
+    what it ranks. See `Settings`.
     verification: "strict" gives what `generate` gives without; "relaxed" and "sample" draw at random and take `seeds`,
     one integer a request (see `Settings`). clock: sums the seconds of draft, target and verify.
     prefix: what prompts begin with, to be read once for all calls, while the weights stay as they are.
@@ -73,6 +74,7 @@ class speculate:
     draft_width: int | Sequence[int] | None = None
     gamma: int = 3
     nodes: int | None = None
+    constrained_softmax: bool = True
     verification: str = "strict"
     seeds: Sequence[int] | None = None
     clock: Timer | None = None
@@ -129,6 +131,7 @@ class speculate:
             eos_token_id=generation_config.eos_token_id,
             length_penalty=0.0 if sampled else generation_config.length_penalty,
             early_stopping="never" if sampled else greedy or generation_config.early_stopping,
+            constrained_softmax=self.constrained_softmax,
             verification=self.verification,
             seeds=self.seeds,
             logits_processor=logits_processor,

@@ -44,8 +44,8 @@ class Legal(Protocol):
     def options(self, reading: Reading, beams: "Beams", width: int) -> Options:
         """At least `width` in all. reading: of nodes that include all of `beams.nodes`."""
 
-    def for_draft(self, eos: tuple[int, ...]) -> "Legal":
-        """The same for a draft, which never goes past the end of a sequence."""
+    def for_draft(self, eos: tuple[int, ...], constrained_softmax: bool) -> "Legal":
+        """The same for a draft, which never goes past the end of a sequence. constrained_softmax: see `Settings`."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,16 @@ class OnTrie:
 
     trie: Trie
     never: tuple[int, ...] = ()
+    constrained_softmax: bool = False  # log-probabilities among the legal tokens, not in the whole vocabulary
     junk = -torch.inf
 
     def options(self, reading: Reading, beams: "Beams", width: int) -> Children:
         legal = self.children(beams, width)
-        logits = reading.logits(beams.nodes)
-        tokens = self.trie.tokens[legal.states]
-        log_probs = logits.gather(-1, tokens) - logits.logsumexp(-1, keepdim=True)
-        return replace(legal, log_probs=log_probs.masked_fill(legal.log_probs.isneginf(), -torch.inf))
+        logits, illegal = reading.logits(beams.nodes), legal.log_probs.isneginf()
+        scores = logits.gather(-1, self.trie.tokens[legal.states])
+        among = scores.masked_fill(illegal, -torch.inf) if self.constrained_softmax else logits
+        log_probs = scores - among.logsumexp(-1, keepdim=True)
+        return replace(legal, log_probs=log_probs.masked_fill(illegal, -torch.inf))
 
     def children(self, beams: "Beams", width: int) -> Children:
         """The continuations before anybody has scored them: 0 where legal. At least `width` in all."""
@@ -85,8 +87,8 @@ class OnTrie:
         none = torch.zeros(states.shape, device=states.device)
         return Children(none.masked_fill_(illegal, -torch.inf), states, self.trie)
 
-    def for_draft(self, eos: tuple[int, ...]) -> "OnTrie":
-        return replace(self, never=eos)
+    def for_draft(self, eos: tuple[int, ...], constrained_softmax: bool) -> "OnTrie":
+        return replace(self, never=eos, constrained_softmax=constrained_softmax)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class OnVocabulary:
             log_probs[..., token].fill_(-torch.inf)
         return Words(log_probs)
 
-    def for_draft(self, eos: tuple[int, ...]) -> "OnVocabulary":
+    def for_draft(self, eos: tuple[int, ...], constrained_softmax: bool) -> "OnVocabulary":
         """Without the processors that may hold a state, so that the target's see what they see in transformers: those
         that are not of the library."""
         pure = [

@@ -30,6 +30,8 @@ class Settings:
     draft_width: N >= K, beams that the draft model drafts a level, or one number a level; None is 2 K. For "hybrid" one
     number is that of the second level, under all first tokens; two are those of the first and second level.
     nodes: "trie" drafts at most so many a round, "hybrid" too beyond what the draft ranks; None: 256, or 4 K if more.
+    constrained_softmax: under a trie the draft ranks by its softmax over the legal tokens, which is what AtSpeed's
+    losses train; False, and "relaxed" always: over the whole vocabulary, as the target is ranked.
 
     trie: the legal sequences; None is any text. max_new_tokens: T; may be left out under a trie.
     eos_token_id: token or tokens that end a sequence. length_penalty: 0 leaves scores as sums of log-probabilities.
@@ -48,6 +50,7 @@ class Settings:
     draft_width: int | Sequence[int] | None = None
     gamma: int = 0
     nodes: int | None = None
+    constrained_softmax: bool = True
     trie: Trie | None = None
     max_new_tokens: int | None = None
     eos_token_id: int | Sequence[int] | None = None
@@ -75,6 +78,7 @@ class Settings:
         verification, draft_scoring = self._verification(legal, ending, seeds)
         return Plan(
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
+            constrained_softmax=self.constrained_softmax and self.verification != "relaxed",
             in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
         )  # fmt: skip
 
@@ -217,12 +221,13 @@ class Plan:
     kind: str  # of drafter
     widths: tuple[int | None, ...]  # of the levels that the draft model ranks
     nodes: int  # that "trie" and "hybrid" draft a round, at most
+    constrained_softmax: bool  # of the draft
     in_step: bool  # the rows of a batch stand at the same depth
     seeds: Tensor | None  # (B,) long, what verification and scoring draw from
 
     def drafter(self, read: Callable[[], Reader], static: bool) -> Drafter:
         """Who drafts. read: makes a reader of the draft model. static: no shape may depend on the draft."""
-        legal = self.legal.for_draft(self.ending.eos)
+        legal = self.legal.for_draft(self.ending.eos, self.constrained_softmax)
         below = TrieDrafter(legal, self.nodes)
         if self.kind == "trie":
             return below
@@ -239,7 +244,8 @@ class Plan:
         ending = self.ending
         trie = id(self.legal.trie) if isinstance(self.legal, OnTrie) else None
         return (
-            self.width, self.kind, self.widths, self.nodes, trie, type(self.verification), type(self.draft_scoring),
+            self.width, self.kind, self.widths, self.nodes, self.constrained_softmax, trie, type(self.verification),
+            type(self.draft_scoring),
             ending.length, ending.eos, ending.length_penalty, ending.early_stopping,
         )  # fmt: skip
 

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from beamsd import Trie, beam_search
-from conftest import DRAFTERS, LENGTH, assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
+from conftest import (
+    DRAFTERS,
+    LENGTH,
+    VOCABULARY,
+    assert_same_lists,
+    noisy_copy,
+    random_items,
+    random_prompts,
+    tiny_llama,
+)
 
 
 @pytest.mark.parametrize("n_items", [3, 60, 400, 3000])
@@ -53,6 +62,7 @@ def test_a_hybrid_whose_draft_is_right_about_two_levels_needs_one_call():
     draft = noisy_copy(target, 0)
     draft.model.register_forward_hook(lambda *_: forwards.append(1))
     options = {"trie": trie, "width": 5, "draft": draft, "drafter": "hybrid", "draft_width": (5, 5)}
+    options["constrained_softmax"] = False  # the draft is the target, illegal tokens and all
     beam_search(target, ids, mask, **options)  # also the first look at the draft
     forwards.clear()
     result = beam_search(target, ids, mask, **options)
@@ -89,3 +99,18 @@ def test_what_does_not_fit_is_refused(change, message):
     options = {"trie": Trie(random_items(9)), "width": 5, "draft": target, "drafter": "trie"}
     with pytest.raises(ValueError, match=message):
         beam_search(target, torch.tensor([[5, 6, 7]]), **(options | change))
+
+
+@torch.inference_mode()
+def test_what_a_draft_thinks_of_illegal_tokens_does_not_spoil_its_ranking():
+    """The draft is the target, but for the logits of tokens that no item has."""
+    items, target = random_items(200), tiny_llama(1, 2)
+    draft, (ids, mask) = noisy_copy(target, 0.0), random_prompts(3, 9)
+    illegal = sorted(set(range(VOCABULARY)) - set(items.flatten().tolist()))
+    target.lm_head.weight[illegal], draft.lm_head.weight[illegal] = 0, 8 * draft.lm_head.weight[illegal]
+    options = {"trie": Trie(items), "width": 5, "draft": draft, "draft_width": 8, "gamma": 3}
+    plain, ranked = (
+        beam_search(target, ids, mask, **options, constrained_softmax=constrained) for constrained in (False, True)
+    )
+    assert_same_lists(ranked, plain)
+    assert ranked.target_calls.sum() < plain.target_calls.sum()

@@ -66,7 +66,8 @@ def test_a_drafter_equal_to_the_target_is_accepted_throughout():
     """Only at draft width = width: a wider draft may keep children of beams that the target would have dropped."""
     items, (ids, mask) = random_items(200), random_prompts(3, 9)
     target = tiny_llama(1, 2)
-    result = beam_search(target, ids, mask, trie=Trie(items), width=5, draft=target, draft_width=5, gamma=3)
+    options = {"draft_width": 5, "gamma": 3, "constrained_softmax": False}  # illegal tokens and all
+    result = beam_search(target, ids, mask, trie=Trie(items), width=5, draft=target, **options)
     assert result.accepted.tolist() == [[3]] * 3
 
 
