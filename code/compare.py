@@ -41,6 +41,7 @@ def main(
     run_beam_sizes: tuple[int, ...] = (1, 3, 5, 10, 20),
     draft_beam_size: int = 40,
     gamma: int = 3,
+    constrained_softmax: bool = True,
     batch_size: int = 1,
     max_users: int | None = None,
     dtype: str = "float32",
@@ -65,16 +66,21 @@ def main(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [load_model(path, weights).to(device) for path in (target_model, *draft_models)]
     items = data.catalogue.token_ids(tokenizer).to(device)
-    make = partial(draft_methods, names=names, items=items, draft_width=draft_beam_size, gamma=gamma)
+    make = partial(
+        draft_methods, names=names, items=items, draft_width=draft_beam_size, gamma=gamma,
+        constrained_softmax=constrained_softmax,
+    )  # fmt: skip
     bench = Bench(models, items, make)
     records = bench.run(prompts, range(len(prompts)), run_beam_sizes, batch_size=batch_size, warmup=3)
 
     tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
     table = by_draft(summarise(records, samples, data.catalogue.items_of, tokens))
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    ranked = "legal tokens" if constrained_softmax else "whole vocabulary"
     headline = (
         f"{dataset}, {len(samples)} test users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "
-        f"gamma {gamma}, seeds of the drafts {', '.join(map(str, sorted(set(table['seed']))))}, {machine}"
+        f"gamma {gamma}, drafts rank by the softmax over the {ranked}, seeds of the drafts "
+        f"{', '.join(map(str, sorted(set(table['seed']))))}, {machine}"
     )
     exact = verdict([r for r in records if not r.method.endswith(RELAXED)], bench.exact)
     print("\n" + save_comparison(output, table, headline, exact))

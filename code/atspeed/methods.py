@@ -43,12 +43,13 @@ class Method:
 def make_methods(
     target: PreTrainedModel, draft: PreTrainedModel | None, items: Tensor, draft_width: int | None, gamma: int,
     nodes: int | None = None, names: Sequence[str] = COMPARED, prefix: Prefix | None = None,
+    constrained_softmax: bool = True,
 ) -> dict[str, Method]:  # fmt: skip
     """The methods by name, without those that need a draft where there is none.
 
     items: (n_items, L) token ids, on the device of the models. draft_width: N; None is twice the beams.
     nodes: that "trie" and "hybrid" draft a round at most. prefix: what all prompts begin with; `generate` reads it for
-    each again.
+    each again. constrained_softmax: what the draft ranks by, see `beamsd.Settings`.
     """
     trie, program = Trie(items), Program()
 
@@ -69,7 +70,7 @@ def make_methods(
     methods = {
         GENERATE: Method(_generate(target, items)),
         BASELINE: ours(drafted=False),
-        SPECULATIVE: ours(**by_model),
+        SPECULATIVE: ours(**by_model, constrained_softmax=constrained_softmax),
         TRIE: ours(drafter="trie", nodes=nodes),
         HYBRID: ours(drafter="hybrid", draft_width=draft_width, nodes=nodes),
         AUTO: ours(auto=Auto(nodes=nodes, **by_model)),
@@ -82,12 +83,16 @@ def make_methods(
 
 
 def draft_methods(
-    target: PreTrainedModel, *drafts: PreTrainedModel, names: Sequence[str], items: Tensor, draft_width: int, gamma: int
-) -> dict[str, Method]:
+    target: PreTrainedModel, *drafts: PreTrainedModel, names: Sequence[str], items: Tensor, draft_width: int,
+    gamma: int, constrained_softmax: bool = True,
+) -> dict[str, Method]:  # fmt: skip
     """`generate`, gamma 0, and NAME strict and NAME relaxed for every draft, AtSpeed's two verifications."""
     methods = make_methods(target, None, items, draft_width, gamma, names=(GENERATE, BASELINE))
     for name, draft in zip(names, drafts, strict=True):
-        made = make_methods(target, draft, items, draft_width, gamma, names=(SPECULATIVE, RELAXED))
+        made = make_methods(
+            target, draft, items, draft_width, gamma, names=(SPECULATIVE, RELAXED),
+            constrained_softmax=constrained_softmax,
+        )  # fmt: skip
         methods |= {f"{name} {STRICT}": made[SPECULATIVE], f"{name} {RELAXED}": made[RELAXED]}
     return methods
 
