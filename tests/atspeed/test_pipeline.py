@@ -204,29 +204,38 @@ def test_artefacts_of_another_data_set_are_refused(world, tmp_path):
         assert "with other identifier index" in output
 
 
+def kill(stage, folder, begun, *flags, **variables):
+    """Start the stage's script, and end all its processes by kill -9 once `begun()`."""
+    process = subprocess.Popen(
+        ["bash", ROOT / "script" / f"{stage}.sh", *flags], env=environment(folder, **variables), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    while not begun():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, 9)
+    process.communicate()
+
+
 @pytest.mark.parametrize(
-    ("stage", "made"),
-    [("train", "draft-AtSpeedSModel"), pytest.param("finetune_llama", "target", marks=pytest.mark.slow)],
+    ("stage", "made", "processes"),
+    [
+        ("train", "draft-AtSpeedSModel", "1"),
+        pytest.param("train", "draft-AtSpeedSModel", "2", marks=pytest.mark.slow),
+        pytest.param("finetune_llama", "target", "1", marks=pytest.mark.slow),
+    ],
 )
-def test_an_interrupted_training_resumes_to_the_same_weights(world, tmp_path, stage, made):
+def test_an_interrupted_training_resumes_to_the_same_weights(world, tmp_path, stage, made, processes):
     """Interrupted by kill -9 within the first epoch; stage 1 trains LoRA, with dropout."""
     folder, _ = world
     for run in ("whole", "killed"):
         for name in ("train_teacher_data", "eval_teacher_data", *(["target"] if stage == "train" else [])):
             shutil.copytree(folder / "output" / "toy" / name, tmp_path / run / "toy" / name)
-    variables = {"EPOCHS": "2", "SAVE_STEPS": "1", "OUTPUT_DIR": str(tmp_path / "whole")}
+    variables = {"EPOCHS": "2", "SAVE_STEPS": "1", "NUM_PROCESSES": processes, "OUTPUT_DIR": str(tmp_path / "whole")}
     succeed(stage, folder, **variables)
     variables["OUTPUT_DIR"] = str(tmp_path / "killed")
     final = tmp_path / "killed" / "toy" / made
-    process = subprocess.Popen(
-        ["bash", ROOT / "script" / f"{stage}.sh"], env=environment(folder, **variables), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    while not any(final.with_name(f"{made}.work").glob("checkpoint-*/whole")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, 9)
-    process.communicate()
+    kill(stage, folder, lambda: any(final.with_name(f"{made}.work").glob("checkpoint-*/whole")), **variables)
     assert not final.exists(), "a partial checkpoint under its final name"
     assert "resumed" in succeed(stage, folder, **variables)
     whole, killed = (
@@ -234,3 +243,23 @@ def test_an_interrupted_training_resumes_to_the_same_weights(world, tmp_path, st
     )
     for name, weight in whole.items():
         assert torch.equal(killed[name], weight), name
+
+
+def test_interrupted_teacher_data_are_finished_to_the_same_bytes(world, tmp_path):
+    """Two processes, killed by kill -9 after the first shard: what they had written by then is not written again."""
+    folder, _ = world
+    flags = ("--shard_size", "4")
+    whole, killed = (tmp_path / run / "toy" / "train_teacher_data" for run in ("whole", "killed"))
+    variables = {"TARGET_MODEL": str(folder / "output/toy/target")}
+    succeed("generate_teacher_data", folder, *flags, OUTPUT_DIR=str(tmp_path / "whole"), **variables)
+    variables |= {"NUM_PROCESSES": "2", "OUTPUT_DIR": str(tmp_path / "killed")}
+    kill("generate_teacher_data", folder, lambda: any(killed.glob("*.safetensors")), *flags, **variables)
+    assert not (killed / "facts.json").exists(), "it was done before it was killed"
+    begun = {path: path.stat().st_mtime_ns for path in killed.glob("*.safetensors")}
+    assert "resumed" in succeed("generate_teacher_data", folder, *flags, **variables)
+    assert all(path.stat().st_mtime_ns == written for path, written in begun.items())
+    shards = sorted(path.name for path in whole.glob("*.safetensors"))
+    assert [path.name for path in sorted(killed.glob("*.safetensors"))] == shards
+    assert len(begun) < len(shards)
+    for name in shards:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
