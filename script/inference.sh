@@ -8,6 +8,7 @@ DATASET=${DATASET:-toy}
 TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
 DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-AtSpeedSModel}
 DRAFT_MODEL=${DRAFT_MODEL-$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME}   # empty: tree attention alone
+STOP_LIST=${STOP_LIST:-}                        # a file of items, one a line, that are not to be recommended
 run_beam_sizes=${run_beam_sizes:-1,3,5,10,20}   # K, one after the other
 DRAFT_BEAM_SIZE=${DRAFT_BEAM_SIZE:-40}          # N, beams drafted a level
 GAMMA=${GAMMA:-3}                               # levels drafted a round
@@ -19,4 +20,4 @@ launch inference \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
     --output_dir "$OUTPUT_DIR/$DATASET/results/$DRAFT_MODEL_NAME" --run_beam_sizes "$run_beam_sizes" \
     --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --batch_size "$BATCH_SIZE" \
-    --dtype "$DTYPE" --seed "$SEED" "$@"
+    --stop_list "$STOP_LIST" --dtype "$DTYPE" --seed "$SEED" "$@"

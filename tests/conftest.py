@@ -16,6 +16,7 @@ from beamsd.program import Recording
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
+BEAUTY = Path(os.environ.get("BEAUTY", ROOT / "../shared/data/beauty")).resolve()  # tests that need it are skipped
 STAGES = ("finetune_llama", "generate_teacher_data", "train", "inference", "quality")
 SMALL = {
     "EPOCHS": "2", "BATCH_SIZE": "16", "MICRO_BATCH_SIZE": "8", "LEARNING_RATE": "3e-3", "WARMUP_STEPS": "2",

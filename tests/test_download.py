@@ -6,12 +6,11 @@ import shutil
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-BEAUTY = Path(os.environ.get("BEAUTY", ROOT / "../shared/data/beauty")).resolve()
+from conftest import BEAUTY, ROOT
+
 FILES = {name: bytes(range(256)) * 400 + name.encode() for name in ("one/a.npy", "one/b.txt", "two/a.npy")}
 TOOLS = ["bash", "cat", "cut", "dirname", "mkdir", "mv", "rm", "sed", "sort", "tr"]
 

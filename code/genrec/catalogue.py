@@ -3,6 +3,7 @@
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from genrec.errors import UserError
-from genrec.files import read_json, sha256, write_json
+from genrec.files import read_bytes, read_json, sha256, write_json
 
 Identifier = tuple[str, ...]
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")  # of an item
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Catalogue:
         identifiers: dict[int, Identifier] = {}
         level_of: dict[str, int] = {}
         for key, tokens in content.items():
-            if not re.fullmatch(r"0|[1-9][0-9]*", key):
+            if not _NUMBER.fullmatch(key):
                 raise UserError(f"{path}: item {key!r} is not an integer >= 0")
             if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t.strip() for t in tokens):
                 raise UserError(f"{path}: item {key}: {tokens!r} is not a list of tokens")
@@ -56,6 +58,15 @@ class Catalogue:
 
     def save(self, path: Path) -> None:
         write_json(path, {str(item): list(tokens) for item, tokens in sorted(self.identifiers.items())})
+
+    def without(self, items: Iterable[int]) -> "Catalogue":
+        """What is left to recommend: a trie of its identifiers cannot lead to `items`, and an identifier that one of
+        them shares stands for the others alone.
+
+        Histories may still hold `items`, so prompts and fingerprints are those of the whole catalogue.
+        """
+        gone = set(items)
+        return Catalogue({item: tokens for item, tokens in self.identifiers.items() if item not in gone})
 
     @property
     def levels(self) -> int:
@@ -101,6 +112,30 @@ class Catalogue:
 def _natural(token: str) -> tuple[list[int | str], str]:
     """A sort key; the token itself settles <a_1> against <a_01>, so that every process has the same order."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", token)], token
+
+
+def read_stop_list(path: Path, catalogue: Catalogue) -> set[int]:
+    """Items that are not to be recommended: a file of their numbers, one a line, from 0 as in the identifier index.
+
+    Raises UserError that names file and line if a line is no number of an item of `catalogue`, and the file if no item
+    would be left.
+    """
+    items: set[int] = set()
+    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
+        if not _NUMBER.fullmatch(line.strip()):
+            raise UserError(
+                f"{path}, line {number}: {line[:60]!r} is not the number of an item; write one a line, from 0 as in "
+                "the identifier index (items.parquet, where there is one, gives the number of a raw id)"
+            )
+        if int(line) not in catalogue.identifiers:
+            raise UserError(
+                f"{path}, line {number}: item {int(line)} is not in the catalogue; remove the line, or name the index "
+                "that holds it with --index FILE"
+            )
+        items.add(int(line))
+    if len(items) == len(catalogue.identifiers):
+        raise UserError(f"{path}: names all {len(items)} items, so that none is left to recommend; remove some lines")
+    return items
 
 
 def find_index(folder: Path, dataset: str) -> Path:

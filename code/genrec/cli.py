@@ -26,6 +26,7 @@ def run(main: Callable[..., None]) -> None:
         if {"--help", "-h"} & set(arguments):
             arguments = ["--help"]  # in any other place fire would run `main` first
         else:
+            arguments = _with_flag(main, arguments)
             _check_flags(main, arguments)
         fire.Fire(_typed(main), arguments)
     except UserError as error:
@@ -44,6 +45,14 @@ def _set_up_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     for package in ("genrec", "atspeed", "__main__"):
         logging.getLogger(package).setLevel(level)
+
+
+def _with_flag(main: Callable[..., None], arguments: list[str]) -> list[str]:
+    """The first argument may go without its flag where `main` takes it so: `def main(dataset: str, /, …)`."""
+    first = next(iter(inspect.signature(main).parameters.values()))
+    if first.kind is first.POSITIONAL_ONLY and arguments and not arguments[0].startswith("-"):
+        return [f"--{first.name}={arguments[0]}", *arguments[1:]]
+    return arguments
 
 
 def _check_flags(main: Callable[..., None], arguments: list[str]) -> None:
@@ -78,8 +87,9 @@ def _typed(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def checked(*args: object, **kwargs: object) -> None:
-        values = signature.bind(*args, **kwargs).arguments
-        main(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
+        given = signature.bind(*args, **kwargs)
+        given.arguments = {name: _convert(name, value, hints[name]) for name, value in given.arguments.items()}
+        main(*given.args, **given.kwargs)
 
     # Text stays as typed: fire would read the folder 2024_01_05 as the number 20240105.
     texts = {name: str for name, hint in hints.items() if hint in (str, str | None)}

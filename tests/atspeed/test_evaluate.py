@@ -8,8 +8,9 @@ import torch
 
 from atspeed.evaluate import Bench, check_widths
 from atspeed.methods import BASELINE, GENERATE, SPECULATIVE, make_methods
-from atspeed.report import SHORT, save_report, summarise, to_markdown
+from atspeed.report import SHORT, items_of_beams, save_report, summarise, to_markdown
 from conftest import VOCABULARY, random_items, tiny_llama
+from genrec.catalogue import Catalogue
 from genrec.dataset import Sample
 from genrec.errors import UserError
 
@@ -100,6 +101,25 @@ def test_the_table_sums_up_the_records(bench, prompts, tmp_path):
     lines = to_markdown(table, SHORT).splitlines()
     assert len({len(line) for line in lines}) == 1, "the table is aligned"
     assert (tmp_path / "results.md").read_text().startswith("five users\n\n| method")
+
+
+def test_a_stop_list_takes_its_items_out_of_the_ranking_and_nothing_else(prompts):
+    """As wide as there are identifiers, beam search ranks them all: what is left keeps its order, `generate` too."""
+    rows = random_items(60).tolist()
+    catalogue = Catalogue({item: tuple(map(str, row)) for item, row in enumerate([*rows, rows[7], rows[9]])})
+    models, tokens = (tiny_llama(1, 2), tiny_llama(7, 1)), {t: str(t) for t in range(VOCABULARY)}
+
+    def ranking(served):
+        items = torch.tensor([list(map(int, tokens)) for tokens in served.identifiers.values()])
+        bench = Bench(models, items, partial(make_methods, items=items, draft_width=len(rows), gamma=3))
+        records = bench.run(prompts[:1], range(1), (len(served.items_of),), batch_size=1, warmup=0)
+        return [items_of_beams(record.sequences, served.items_of, tokens) for record in records]
+
+    whole, *_ = ranking(catalogue)
+    assert sorted(whole) == list(range(len(rows) + 2))
+    stopped = {whole[0], whole[5], 7, len(rows) + 1}  # 7 shares with the last but one, which stays; the last with 9
+    for left in ranking(catalogue.without(stopped)):
+        assert left == [item for item in whole if item not in stopped]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from atspeed.quality import BASELINES
 from conftest import ROOT, STAGES, environment, script, succeed
+from genrec.catalogue import Catalogue
 from genrec.files import read_json
 from genrec.toy import make_toy
 
@@ -82,6 +83,27 @@ def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(worl
             assert ours.loc["target", name] == pytest.approx(stage4[name]), name
         assert "Recall@10" not in ours.columns, "nothing is claimed beyond K"
         assert ours.loc["popularity", "Recall@5"] == pytest.approx(table.loc["popularity", "Recall@5"])
+
+
+def test_a_stopped_item_is_never_recommended_and_needs_no_training(world, tmp_path):
+    """What is recommended first, and one of two items that share an identifier."""
+    folder, _ = world
+    before = recommended(folder / "output/toy/results/draft-AtSpeedSModel")
+    sharing = [items for items in Catalogue.load(folder / "data/toy/toy.index.json").items_of.values() if items[1:]]
+    stopped = {*(items[0] for items in before.values()), *(items[0] for items in sharing)}
+    (tmp_path / "stopped.txt").write_text("".join(f"{item}\n" for item in sorted(stopped)))
+    output = tmp_path / "results"
+    log = succeed("inference", folder, "--output_dir", str(output), STOP_LIST=str(tmp_path / "stopped.txt"))
+    assert f"{2 * len(before)} of {2 * len(before)} lists identical for all methods; 0 differ" in log
+    assert f"{len(stopped)} items stopped" in log
+    after = recommended(output)
+    assert after.keys() == before.keys()
+    assert all(len(items) >= 5 and stopped.isdisjoint(items) for items in after.values())
+
+
+def recommended(folder):
+    lines = (folder / "recommendations.jsonl").read_text().splitlines()
+    return {line["user"]: line["items"] for line in map(json.loads, lines)}
 
 
 def test_drafts_are_compared_in_one_table(world):
@@ -181,6 +203,7 @@ def test_two_processes_and_two_machines_on_the_cpu_run_every_stage_to_the_same_l
         ("train", {"constrained_loss": "false", "constrained_softmax": "true"}, "--constrained_loss false would"),
         ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
         ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
+        ("inference", {"STOP_LIST": "nowhere"}, "nowhere: no such file"),
         ("quality", {"TARGET_MODEL": "nowhere"}, "written by: bash script/finetune_llama.sh"),
         ("quality", {"BASELINES": "popularity,BPR"}, "--baselines popularity,BPR: choose from popularity,co-occ"),
         ("quality", {"SPLIT": "train"}, "--split train: choose from valid, test"),

@@ -1,11 +1,9 @@
 """Teacher data: what is stored is what the target says, at every position of its own beams, in little room."""
 
-import os
 import threading
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -18,12 +16,11 @@ from atspeed.models import random_model
 from atspeed.prompts import Encoded, encode_samples, left_pad
 from atspeed.teacher import Manifest, Plan, TeacherData, finish, teach_shard, write_shards
 from beamsd import Trie, beam_search
-from conftest import ROOT, VOCABULARY, random_items, tiny_llama
+from conftest import BEAUTY, ROOT, VOCABULARY, random_items, tiny_llama
 from genrec.dataset import load_dataset
 
 PLAN = Plan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=4)
 MANIFEST = Manifest(PLAN, Setting("tiny", "", "", 20, 512), target="", samples=10)
-BEAUTY = Path(os.environ.get("BEAUTY", ROOT / "../shared/data/beauty")).resolve()
 
 
 @pytest.fixture

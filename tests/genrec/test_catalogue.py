@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from genrec.catalogue import Catalogue, find_index
+from genrec.catalogue import Catalogue, find_index, read_stop_list
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
 
@@ -106,3 +106,38 @@ def test_the_index_is_the_only_one_that_matches_or_the_one_named(tmp_path):
         find_index(folder, "absent")
     with pytest.raises(UserError, match=r"absent\.json: no such file"):
         load_dataset(str(tmp_path), "tiny", str(folder / "absent.json"))
+
+
+def test_what_is_stopped_has_no_identifier_unless_it_shares_one(tmp_path):
+    catalogue, stop_list = Catalogue.load(write(tmp_path, INDEX)), tmp_path / "stopped.txt"
+    for text, left in (
+        ("", {0: 0, 1: 1, 3: 3, 10: 10}),
+        ("10\n", {0: 0, 1: 1, 3: 3}),  # shares with 3
+        ("0\r\n 3 \n10\n0\n", {1: 1}),  # item 3 too: the identifier is gone
+    ):
+        stop_list.write_bytes(text.encode())
+        served = catalogue.without(read_stop_list(stop_list, catalogue))
+        assert served.identifiers == {item: catalogue.identifiers[item] for item in left}
+        assert {item for items in served.items_of.values() for item in items} == left.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0\n\n1\n", r", line 2: '' is not the number of an item; write one a line, from 0"),
+        ("0\n1 3\n", r", line 2: '1 3' is not the number of an item"),
+        ("B000052YOW\n", r", line 1: 'B000052YOW' is not the number .*items\.parquet"),
+        ("-1\n", r", line 1: '-1' is not the number of an item"),
+        ("9" * 5000, r", line 1: '9+' is not the number of an item"),
+        ("0\n1\n2\n", r", line 3: item 2 is not in the catalogue"),
+        ("0\n1\n3\n10\n", r": names all 4 items, so that none is left to recommend"),
+    ],
+)
+def test_a_stop_list_that_does_not_fit_is_refused_by_line(tmp_path, text, message):
+    catalogue, path = Catalogue.load(write(tmp_path, INDEX)), tmp_path / "stopped.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(str(path)) + message) as error:
+        read_stop_list(path, catalogue)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"absent\.txt: no such file"):
+        read_stop_list(tmp_path / "absent.txt", catalogue)

@@ -98,6 +98,27 @@ def test_a_mistake_is_one_line_before_any_work(stage, tmp_path, arguments, messa
     assert not (tmp_path / "ran.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "result"),
+    [
+        (["2024_01_05", "--rate", "2"], "2024_01_05"),
+        (["--rate", "2", "--output", "a"], "a"),
+        (["a", "--rate", "2", "--output", "b"], "b"),  # the last counts, as for every flag
+        (["--rate", "2", "a"], "error: unexpected argument 'a'; every"),
+        (["a", "4"], "error: unexpected argument '4'; every"),
+        (["--rate", "2"], "error: --output is missing; pass"),
+    ],
+)
+def test_the_first_argument_goes_without_a_flag_where_main_takes_it_so(stage, tmp_path, arguments, result):
+    (tmp_path / "stage.py").write_text(STAGE.replace("output: str,", "output: str, /,"))
+    done = stage(*arguments)
+    if done.returncode == 0:
+        assert json.loads((tmp_path / "ran.json").read_text()) == DEFAULTS | dict(rate=2.0, output=result)
+    else:
+        assert done.stderr.startswith(result)
+        assert not (tmp_path / "ran.json").exists()
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--output", "a", "--help"], ["-h"]])
 def test_help_does_no_work(stage, tmp_path, arguments):
     result = stage(*arguments)

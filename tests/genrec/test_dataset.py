@@ -1,13 +1,12 @@
 """Samples worked by hand; and the released Beauty data, where they are there."""
 
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
 from beamsd import Trie
+from conftest import BEAUTY
 from genrec.catalogue import Catalogue, find_index
 from genrec.dataset import Dataset, Sample, load_dataset, take
 from genrec.errors import UserError
@@ -60,9 +59,6 @@ def test_take_is_a_choice_by_seed_that_keeps_the_order():
     assert taken == sorted(taken, key=samples.index)
     assert taken == take(samples, 9, seed=3)
     assert taken != take(samples, 9, seed=4)
-
-
-BEAUTY = Path(os.environ.get("BEAUTY", Path(__file__).parents[2] / "../shared/data/beauty")).resolve()
 
 
 @pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"no Beauty data at {BEAUTY}: set BEAUTY to their folder")

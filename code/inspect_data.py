@@ -1,0 +1,39 @@
+"""One page about a data set, to be looked at before training.
+
+    python code/inspect_data.py beauty
+
+Interactions over time with the cuts, history lengths, popularity, codes by level, children by prefix, cold items,
+shared identifiers. Writes output/DATASET/data.html, or --output FILE. Times are read from interactions.parquet, which
+script/process_data.sh writes; without it the page says so. --max_history: the items of a history that models will read.
+"""
+
+from pathlib import Path
+
+from genrec.cli import run
+from genrec.dataset import load_dataset
+from genrec.description import read_times
+from genrec.errors import UserError
+from genrec.files import write_text
+from genrec.page import make_page
+
+
+def main(
+    dataset: str,
+    /,
+    data_path: str = "data",
+    index: str | None = None,
+    output: str | None = None,
+    max_history: int = 20,
+) -> None:
+    path, folder = Path(output or f"output/{dataset}/data.html"), Path(data_path) / dataset
+    if path.suffix != ".html" or path.is_dir():
+        raise UserError(f"--output {path} must be a file that ends in .html")
+    if max_history < 1:
+        raise UserError(f"--max_history must be at least 1, not {max_history}")
+    data = load_dataset(data_path, dataset, index)
+    write_text(path, make_page(data, str(folder), read_times(folder, data.splits), max_history))
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    run(main)
