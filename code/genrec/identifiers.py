@@ -118,11 +118,18 @@ def extend_index(index: Path, model: RQVAE, source: Source) -> list[str]:
     report = Report.of(model, vectors, nearest, codes)
     extended = Catalogue(catalogue.identifiers | identifiers_of(codes, first=len(old)))
     folder = index.with_suffix("")
+    unseen = sorted(set(extended.tokens) - set(catalogue.tokens))
     about = {"first": new[0], "last": new[-1], "source": source.about, "catalogue": extended.fingerprint}
+    about |= {"unseen_tokens": unseen}
     write_json(folder / f"extended-{new[0]}-{new[-1]}.json", asdict(report) | about)
     shown = [*report.lines(), *_write_sharing(folder / "sharing.json", extended, source.names)]
     extended.save(index)
-    return [f"new items: {new[0]} to {new[-1]}", *shown, f"{index}: the other {len(old)} items are as they were"]
+    return [
+        f"new items: {new[0]} to {new[-1]}",
+        *shown,
+        f"{len(unseen)} tokens no old item has, which a target fine-tuned before does not know {' '.join(unseen[:10])}",
+        f"{index}: the other {len(old)} items are as they were",
+    ]
 
 
 def _check_vectors(index: Path, model: RQVAE, vectors: Tensor, old: Tensor) -> None:

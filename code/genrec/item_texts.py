@@ -171,7 +171,8 @@ def _parse(line: str) -> dict | str:
         row = json.loads(line)
     except ValueError:
         try:
-            with warnings.catch_warnings(action="ignore"):  # escapes such as \/ in what is not meant as Python
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # escapes such as \/ in what is not meant as Python
                 row = ast.literal_eval(line.strip())
         except _BROKEN:
             return f"neither JSON nor a dict of constants: {line.strip()[:60]!r}"

@@ -65,11 +65,13 @@ def sinkhorn(cost: Tensor, epsilon: float, iterations: int = 50, forbidden: Tens
     codes that nobody is given; their columns are 0 and the others share the points.
     """
     cost = cost.double()
-    amplitude = (cost.amax((-2, -1), keepdim=True) - cost.amin((-2, -1), keepdim=True)) / 2 + 1e-5
-    if forbidden is not None:
-        cost = cost.masked_fill(forbidden[..., None, :], torch.inf)
-    allowed = cost.isfinite().any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1)
-    share, tiny = cost.shape[-2] / allowed, torch.finfo(torch.float64).tiny
+    forbidden = torch.zeros_like(cost[..., 0, :], dtype=torch.bool) if forbidden is None else forbidden
+    low = cost.masked_fill(forbidden[..., None, :], torch.inf).amin((-2, -1), keepdim=True)
+    high = cost.masked_fill(forbidden[..., None, :], -torch.inf).amax((-2, -1), keepdim=True)
+    amplitude = (high - low) / 2 + 1e-5
+    cost = cost.masked_fill(forbidden[..., None, :], torch.inf)
+    allowed = (~forbidden).sum(-1)[..., None, None].clamp(min=1)
+    share, tiny = cost.shape[-2] / allowed, 1e-300  # that n / tiny is finite too
     plan = torch.exp((cost.amin(-1, keepdim=True) - cost) / amplitude / epsilon).nan_to_num()
     for _ in range(iterations):
         plan = plan * (share / plan.sum(-2, keepdim=True).clamp(min=tiny))

@@ -117,12 +117,12 @@ class RQVAE(nn.Module):
         found = self.quantise(self.encoder(wanted), self.settings.epsilon)
         return mse_loss(self.decoder(found.vectors), wanted) + found.loss
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def codes(self, embeddings: Tensor) -> Tensor:
         """The nearest codes of embeddings (n, d), level by level: (n, L) long, on the CPU. Items may share them."""
         return torch.cat([self.quantise(self.encoder(x)).codes.cpu() for x in self._batches(embeddings)])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def resolve(self, embeddings: Tensor, codes: Tensor, old_codes: Tensor | None = None) -> Tensor:
         """codes (n, L) of embeddings (n, d), made distinct on the last level as `quantise.resolve` says.
 
@@ -148,7 +148,7 @@ class RQVAE(nn.Module):
             vectors += codebook[code]
         return vectors
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def error(self, embeddings: Tensor, codes: Tensor) -> float:
         """Mean squared error of what is decoded from codes (n, L), as a share of the embeddings' variance."""
         done, total = 0, 0.0

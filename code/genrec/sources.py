@@ -90,9 +90,7 @@ def open_source(
     names = item_names(folder)
     if embeddings:
         load_embeddings(Path(embeddings), len(names))
-        with Path(embeddings).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        return Vectors(names, Path(embeddings), {"embeddings": embeddings, "sha256": digest})
+        return Vectors(names, Path(embeddings), {"embeddings": embeddings, "sha256": _sha256(Path(embeddings))})
     if not Path(encoder).is_dir():
         raise UserError(f"--encoder {encoder}: no such folder; it is a Hugging Face model with its tokenizer")
     read = read_texts(Path(items), names, id_column)
@@ -100,6 +98,14 @@ def open_source(
     about = {"texts": read.fingerprint, "encoder": encoder, "max_tokens": max_tokens, "dtype": str(dtype)}
     load = partial(Encoder.load, encoder, max_tokens=max_tokens, dtype=dtype, device=device)
     return Texts(names, read, load, batch_size, about)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _tell(read: ItemTexts, strict: bool) -> None:
