@@ -7,9 +7,23 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5Model,
+)
 
 from beamsd import Program
 from beamsd.program import Recording
@@ -112,6 +126,38 @@ def random_prompts(batch: int, length: int, seed: int = 0) -> tuple[torch.Tensor
     for row in range(batch):
         mask[row, : min(2 * row, length - 1)] = 0
     return ids * mask, mask
+
+
+def vectors(n=300, width=20, seed=0):
+    """Groups within groups, and a few items that are nearly, or exactly, the same."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = 3 * torch.randn(10, width, generator=generator)
+    lines = groups.repeat_interleave(5, 0) + torch.randn(50, width, generator=generator)
+    chosen = torch.randint(50, (n,), generator=generator)
+    found = lines[chosen] + 0.3 * torch.randn(n, width, generator=generator)
+    found[-20:-10] = found[:10] + 1e-3
+    found[-10:] = found[:10]
+    return found
+
+
+def save_encoder(folder, kind="bert"):
+    """A tiny random encoder with its tokenizer, as a user has one on disk."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "Title", ":", "Soap", "Comb", "Rose", "mild", "red", "one", "two"]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    torch.manual_seed(0)
+    if kind == "t5":
+        model = T5Model(T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+    else:
+        config = BertConfig(
+            vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=32, initializer_range=0.5,
+        )  # fmt: skip
+        model = BertModel(config)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
 
 
 DRAFTERS = {

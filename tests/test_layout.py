@@ -9,7 +9,9 @@ from conftest import ROOT
 
 MAY_IMPORT = {
     "beamsd": {"torch", "transformers", "safetensors"},  # safetensors comes with transformers
-    "genrec": {"beamsd", "torch", "transformers", "numpy", "fire", "pyarrow", "matplotlib"},
+    "genrec": {
+        "beamsd", "torch", "transformers", "safetensors", "numpy", "fire", "tqdm", "pyarrow", "matplotlib",
+    },
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
         "pandas", "matplotlib",

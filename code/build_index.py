@@ -1,0 +1,105 @@
+"""Item text, or vectors of one's own, to semantic identifiers: what a recommender generates instead of item numbers.
+
+    ENCODER=/path/to/encoder ITEMS=meta_Beauty.json.gz DATASET=beauty bash script/build_index.sh
+    python code/build_index.py --dataset beauty --embeddings beauty.npy --method rq-kmeans
+
+Writes DATA_PATH/DATASET/DATASET.INDEX_NAME.json, and the folder DATASET.INDEX_NAME beside it: model, embeddings of the
+texts, report.json, sharing.json (items that still share an identifier), without_text.json, facts.json. With --extend,
+items that are not in the index yet get identifiers under the trained codebooks, whatever the flags of the training say;
+the others keep theirs.
+"""
+
+import re
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from atspeed.models import check_dtype
+from genrec.artefacts import FACTS, already_done, make_facts, read_facts
+from genrec.catalogue import Catalogue
+from genrec.cli import run
+from genrec.errors import UserError
+from genrec.files import write_json
+from genrec.identifiers import Report, extend_index, identifiers_of, write_reports
+from genrec.rqvae import Settings, load_model, save_model
+from genrec.rqvae_training import fit
+from genrec.sources import open_source
+
+STAGE, MODEL = "build_index", "model.safetensors"
+
+
+def main(
+    dataset: str,
+    data_path: str = "data",
+    index_name: str | None = None,
+    items: str | None = None,
+    id_column: str | None = None,
+    encoder: str | None = None,
+    max_tokens: int = 512,
+    encode_batch_size: int = 32,
+    dtype: str = "float32",
+    embeddings: str | None = None,
+    method: str = Settings.method,
+    codebooks: tuple[int, ...] = Settings.codebooks,
+    hidden: tuple[int, ...] = Settings.hidden,
+    latent: int = Settings.latent,
+    beta: float = Settings.beta,
+    epsilon: float = Settings.epsilon,
+    warmup_epochs: int = Settings.warmup_epochs,
+    epochs: int = Settings.epochs,
+    batch_size: int = Settings.batch_size,
+    learning_rate: float = Settings.learning_rate,
+    weight_decay: float = Settings.weight_decay,
+    eval_epochs: int = Settings.eval_epochs,
+    seed: int = Settings.seed,
+    strict: bool = False,
+    extend: bool = False,
+    overwrite: bool = False,
+) -> None:
+    arguments = {k: v for k, v in locals().items() if k not in ("encode_batch_size", "extend", "overwrite")}
+    settings = Settings(**{field.name: arguments[field.name] for field in fields(Settings)})
+    settings.check()
+    name = index_name or method
+    if not re.fullmatch(r"[\w-]+", name):
+        raise UserError(f"--index_name {name}: letters, digits, - and _ only")
+    index = Path(data_path) / dataset / f"{dataset}.{name}.json"
+    output = index.with_suffix("")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if extend:
+        read_facts(output, STAGE, STAGE)
+    elif index.exists() and not output.exists() and not overwrite:
+        raise UserError(f"{index}: is there already, and not ours; choose another --index_name, or pass --overwrite")
+    source = open_source(
+        index.parent, embeddings=embeddings, items=items, id_column=id_column, encoder=encoder, max_tokens=max_tokens,
+        batch_size=encode_batch_size, dtype=check_dtype(dtype), strict=strict, device=device,
+    )  # fmt: skip
+    if extend:
+        print("\n".join(extend_index(index, load_model(output / MODEL, device), source)))
+        return
+    arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()} | {"source": source.about}
+    if already_done(output, output, STAGE, arguments, overwrite):
+        if not index.is_file():
+            raise UserError(f"{index}: is gone, though {output} says that it was written; pass --overwrite")
+        return
+
+    vectors = source.all(output)
+    fitted = fit(vectors, settings, work=output / "training", device=device)
+    nearest = fitted.model.codes(vectors)
+    codes = fitted.model.resolve(vectors, nearest)
+    report = Report.of(fitted.model, vectors, nearest, codes)
+    catalogue = Catalogue(identifiers_of(codes))
+    save_model(fitted.model, output / MODEL)
+    shown = write_reports(output, report, catalogue, source, fitted)
+    catalogue.save(index)
+    facts = make_facts(STAGE, arguments, catalogue=catalogue.fingerprint, report=asdict(report))
+    write_json(output / FACTS, facts)
+    shutil.rmtree(output / "training", ignore_errors=True)
+    others = [path.name for path in sorted(index.parent.glob(f"{dataset}.*.json")) if path != index]
+    print("\n".join(shown))
+    print(f"written to {index}" + (f"; pass it with --index, as {', '.join(others)} lies beside it" if others else ""))
+
+
+if __name__ == "__main__":
+    run(main)

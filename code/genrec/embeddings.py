@@ -1,0 +1,173 @@
+"""Item texts -> vectors, by any Hugging Face encoder; or a file of one's own vectors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from genrec.cli import is_main_process
+from genrec.errors import UserError
+from genrec.files import atomic_path, read_json, write_json
+
+PART = 4096  # texts that are encoded between two files
+POOLINGS = ("mean", "cls")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Last hidden states of a text, pooled into one vector."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    pooling: str  # mean of the text's tokens, or cls, the first
+    unit: bool  # whether vectors have length 1
+    max_tokens: int  # what a text has beyond is cut off
+
+    @classmethod
+    def load(
+        cls, path: str, *, max_tokens: int = 512, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> "Encoder":
+        """The encoder at `path`: encoder-only, the encoder of an encoder-decoder, or decoder-only.
+
+        In a folder of sentence-transformers its pooling and normalisation are those of `modules.json`, else the mean.
+        Raises UserError if there is no model, or a module that is not supported.
+        """
+        pooling, unit, inner = _modules(Path(path))
+        try:
+            config = AutoConfig.from_pretrained(inner)
+            tokenizer = AutoTokenizer.from_pretrained(inner)
+            model = AutoModel.from_pretrained(inner, dtype=dtype)
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"--encoder {path}: no Hugging Face encoder with its tokenizer there ({first})") from error
+        if config.is_encoder_decoder:
+            model = model.get_encoder()
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        tokenizer.padding_side = "right"
+        most = getattr(config, "max_position_embeddings", None) or max_tokens
+        return cls(model.to(device).eval(), tokenizer, pooling, unit, min(max_tokens, tokenizer.model_max_length, most))
+
+    @torch.inference_mode()
+    def encode(self, texts: list[str], batch_size: int, bar: tqdm) -> np.ndarray:
+        """(n, d) float32; texts of similar length are read together, which changes nothing but the time."""
+        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
+        found = [None] * len(texts)
+        for start in range(0, len(texts), batch_size):
+            rows = order[start : start + batch_size]
+            inputs = self.tokenizer(
+                [texts[i] for i in rows], padding=True, truncation=True, max_length=self.max_tokens,
+                return_tensors="pt", return_token_type_ids=False,
+            ).to(self.model.device)  # fmt: skip
+            states = self.model(**inputs).last_hidden_state
+            vectors = self._pool(states.float(), inputs["attention_mask"]).cpu().numpy()
+            for row, vector in zip(rows, vectors, strict=True):
+                found[row] = vector
+            bar.update(len(rows))
+        return np.stack(found)
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """states (B, P, d), mask (B, P) -> (B, d)."""
+        weights = mask.float()[..., None]
+        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        pooled = mean if self.pooling == "mean" else states[:, 0]
+        return normalize(pooled, dim=-1) if self.unit else pooled
+
+
+def _modules(path: Path) -> tuple[str, bool, str]:
+    """Pooling, unit length, and the folder of the transformer."""
+    listed = path / "modules.json"
+    if not listed.is_file():
+        return "mean", False, str(path)
+    pooling, unit, inner = "mean", False, str(path)
+    for module in read_json(listed):
+        kind, folder = module["type"].rpartition(".")[2], path / module["path"]
+        if kind == "Transformer":
+            inner = str(folder)
+        elif kind == "Normalize":
+            unit = True
+        elif kind == "Pooling":
+            pooling = _pooling(folder / "config.json")
+        else:
+            raise UserError(f"--encoder {path}: its module {kind} is not supported, only Transformer, Pooling and "
+                            "Normalize; encode with sentence-transformers yourself and pass --embeddings")  # fmt: skip
+    return pooling, unit, inner
+
+
+def _pooling(path: Path) -> str:
+    settings = read_json(path)
+    named = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    chosen = settings.get("pooling_mode") or [
+        named.get(key, key) for key, value in settings.items() if key.startswith("pooling_mode_") and value is True
+    ]
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+        raise UserError(f"{path}: pooling {' + '.join(chosen)} is not supported, only {' or '.join(POOLINGS)}; encode "
+                        "with sentence-transformers yourself and pass --embeddings")  # fmt: skip
+    return chosen[0]
+
+
+def write_embeddings(folder: Path, load: Callable[[], Encoder], texts: list[str], batch_size: int, about: dict) -> Path:
+    """Encode the texts into `folder`/embeddings.npy (n, d) float32, once: what is there of the same `about` is kept.
+
+    Until it is whole, parts stand beside it. about: all that the vectors follow from; the manifest holds it.
+    """
+    path, manifest = folder / "embeddings.npy", folder / "embeddings.json"
+    if manifest.is_file() and path.is_file() and read_json(manifest)["about"] == about:
+        return path
+    parts = [folder / "parts" / f"{start:09d}.npy" for start in range(0, len(texts), PART)]
+    note = folder / "parts" / "about.json"
+    if not note.is_file() or read_json(note) != about:
+        for part in (folder / "parts").glob("*.npy"):
+            part.unlink()
+        write_json(note, about)
+    encoder, bar = load(), tqdm(total=len(texts), desc="embed", unit="item", disable=not is_main_process())
+    for number, part in enumerate(parts):
+        mine = texts[number * PART : (number + 1) * PART]
+        if part.is_file():
+            bar.update(len(mine))
+        else:
+            _save(part, encoder.encode(mine, batch_size, bar))
+    bar.close()
+    vectors = np.concatenate([np.load(part, allow_pickle=False) for part in parts])
+    _save(path, vectors)
+    write_json(manifest, {"about": about, "items": len(texts), "width": vectors.shape[1]})
+    for part in [*parts, note]:
+        part.unlink()
+    (folder / "parts").rmdir()
+    return path
+
+
+def _save(path: Path, vectors: np.ndarray) -> None:
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.save(file, vectors, allow_pickle=False)
+
+
+def load_embeddings(path: Path, n_items: int) -> Tensor:
+    """The (n_items, d) floats of a .npy file; row = item number. Read from disk as they are needed.
+
+    Raises UserError that names the file and what is wrong with it.
+    """
+    try:
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"--embeddings {path}: no such file") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"--embeddings {path}: not a .npy file of numbers, or truncated ({error})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.shape[-1]:
+        raise UserError(f"--embeddings {path}: holds shape {getattr(array, 'shape', None)}, not (items, numbers)")
+    if array.dtype not in (np.float16, np.float32, np.float64) or not array.dtype.isnative:
+        raise UserError(f"--embeddings {path}: holds {array.dtype}, not float16, float32 or float64")
+    if len(array) != n_items:
+        raise UserError(f"--embeddings {path}: has {len(array)} rows, but the data set has {n_items} items; row = item")
+    for start in range(0, len(array), PART):
+        bad = ~np.isfinite(array[start : start + PART]).all(-1)
+        if bad.any():
+            raise UserError(f"--embeddings {path}: row {start + int(bad.argmax())} holds a value that is not finite")
+    return torch.from_numpy(array)

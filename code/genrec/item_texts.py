@@ -1,0 +1,186 @@
+"""What is known of the items, as text: Amazon's metadata of 2014, 2018 and 2023, or any JSON lines, CSV or Parquet."""
+
+import ast
+import csv
+import gzip
+import html
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+from tqdm import tqdm
+
+from genrec.cli import is_main_process
+from genrec.errors import UserError
+from genrec.files import sha256
+from genrec.splits import load_splits
+
+ITEMS = "items.parquet"  # of process_data: raw (string), item (int)
+NUMBER = "item"  # the column of item numbers
+IDS = ("parent_asin", "asin", "raw", "item_id", NUMBER)  # columns that may name the item; the first there is taken
+FIELDS = {  # what a text says, in its order, and the columns that say it
+    "title": ("title",),
+    "brand": ("brand", "store"),
+    "categories": ("categories", "category"),
+    "description": ("description", "features", "feature"),
+}
+_BROKEN = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)  # of json and ast
+
+
+@dataclass
+class ItemTexts:
+    """Texts by item number, and what was wrong with where they come from."""
+
+    texts: list[str]  # (n_items,); of an item without a text its raw id
+    without: list[int] = field(default_factory=list)  # items without any text
+    absent: Counter = field(default_factory=Counter)  # field -> items that lack it
+    broken: list[str] = field(default_factory=list)  # one line each: where, and why
+    twice: int = 0  # rows of an item that has a text already; the first counts
+    others: int = 0  # rows of items that the data set does not have
+
+    @property
+    def fingerprint(self) -> str:
+        return sha256("\0".join(self.texts).encode())[:16]
+
+    def problems(self) -> list[str]:
+        """One line for each kind of problem; what was not told (a brand, say) is one only where all is missing."""
+        found = []
+        if self.broken:
+            found.append(f"{len(self.broken)} broken rows were left out, the first: {self.broken[0]}")
+        if self.without:
+            first = ", ".join(f"{i} ({self.texts[i]})" for i in self.without[:10])
+            found.append(f"{len(self.without)} of {len(self.texts)} items have no text, only their raw id: {first}"
+                         + (", …" if len(self.without) > 10 else ""))  # fmt: skip
+        return found
+
+
+def item_names(folder: Path) -> list[str]:
+    """The raw id of every item, by number: from `items.parquet`, or, without one, the numbers of the splits' items.
+
+    Raises UserError if the table lacks a column, or its numbers are not 0, 1, 2 … each once.
+    """
+    path = folder / ITEMS
+    if not path.is_file():
+        return [str(item) for item in range(max(load_splits(folder).items()) + 1)]
+    table = _parquet(path)
+    lacking = {"raw", NUMBER} - set(table.schema_arrow.names)
+    if lacking:
+        raise UserError(f"{path}: has no column {min(lacking)}; process_data.sh writes raw and {NUMBER}")
+    columns = table.read(["raw", NUMBER]).to_pydict()
+    names = {number: str(raw) for raw, number in zip(columns["raw"], columns[NUMBER], strict=True)}
+    if sorted(names) != list(range(len(columns["raw"]))) or len(set(names.values())) < len(names):
+        raise UserError(f"{path}: the items are not numbered 0 to {len(columns['raw']) - 1} with a raw id each")
+    return [names[number] for number in range(len(names))]
+
+
+def read_texts(path: Path, names: list[str], id_column: str | None = None) -> ItemTexts:
+    """The text of every item. names: as `item_names`. id_column: where the file names its items; None for one of IDS.
+
+    A column `item` holds item numbers, any other raw ids. Raises UserError if no row names an item of the data set.
+    """
+    result, fields_of = ItemTexts(list(names)), {}
+    number_of: dict[str, int] = {}
+    for where, row in tqdm(_rows(path), desc=f"read {path.name}", unit="row", disable=not is_main_process()):
+        if isinstance(row, str):
+            result.broken.append(f"{where}: {row}")
+            continue
+        column = id_column or next((name for name in IDS if row.get(name) is not None), None)
+        if column is None or row.get(column) is None:
+            result.broken.append(f"{where}: no {id_column or ' or '.join(IDS)}")
+            continue
+        number_of = number_of or {str(i) if column == NUMBER else name: i for i, name in enumerate(names)}
+        item = number_of.get(str(row[column]))
+        said = {name: _say(row, columns) for name, columns in FIELDS.items()} if item is not None else {}
+        if item is None:
+            result.others += 1
+        elif item in fields_of:
+            result.twice += 1
+        elif any(said.values()):
+            fields_of[item] = said
+    if not fields_of:
+        first = "".join(f"; {len(result.broken)} broken rows, the first: {b}" for b in result.broken[:1])
+        raise UserError(f"{path}: no row names an item of the data set, such as {names[0]!r}, and its title, brand, "
+                        f"categories or description; --id_column says which column names the item{first}")  # fmt: skip
+    for item in range(len(names)):
+        said = fields_of.get(item, {})
+        result.absent.update(name for name in FIELDS if not said.get(name))
+        if said:
+            result.texts[item] = "\n".join(f"{name.capitalize()}: {text}" for name, text in said.items() if text)
+        else:
+            result.without.append(item)
+    return result
+
+
+def _say(row: dict, columns: Iterable[str]) -> str:
+    """What the columns say, without HTML, each thing once."""
+    parts = dict.fromkeys(part for column in columns for part in _flat(row.get(column)))
+    clean = (" ".join(html.unescape(re.sub(r"<[^<>]+>", " ", part)).split()) for part in parts)
+    return ", ".join(dict.fromkeys(part for part in clean if part))
+
+
+def _flat(value: object) -> Iterator[str]:
+    """The texts in lists of lists of texts."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _flat(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
+    """(where, row), or (where, what is wrong with it), without reading all of a file at once."""
+    if not path.is_file():
+        raise UserError(f"--items {path}: no such file")
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        batches = _parquet(path).iter_batches(batch_size=4096)
+        yield from ((f"{path}, row {n}", row) for n, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
+    elif kind in ("csv", "json", "jsonl", "ndjson"):
+        opened = gzip.open if path.name.endswith(".gz") else open
+        try:
+            with opened(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
+                yield from _csv_rows(path, file) if kind == "csv" else _json_rows(path, file)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{path}: truncated or not gzip ({error}); fetch it again") from error
+    else:
+        raise UserError(f"--items {path}: ends in none of .json, .jsonl, .ndjson, .csv (plain or .gz), .parquet")
+
+
+def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:
+    reader = csv.DictReader(file)
+    for row in reader:
+        uneven = None in row or None in row.values()
+        yield f"{path}, line {reader.line_num}", "not as many fields as the header" if uneven else row
+
+
+def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield f"{path}, line {number}", _parse(line)
+
+
+def _parse(line: str) -> dict | str:
+    """A JSON object, or, as in the metadata of 2014, a Python dict of constants, which is parsed and never executed."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # escapes such as \/ in what is not meant as Python
+                row = ast.literal_eval(line.strip())
+        except _BROKEN:
+            return f"neither JSON nor a dict of constants: {line.strip()[:60]!r}"
+    return row if isinstance(row, dict) else f"not an object: {line.strip()[:60]!r}"
+
+
+def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file, or truncated ({error})") from error
