@@ -6,6 +6,7 @@
 
 Without a draft, gamma 0 (tree attention alone) is compared with `generate`. --stop_list FILE: items, one number a line
 as in the identifier index, that stand in no list; histories may hold them, and as labels they count as missed.
+Items that joined the index after training (`build_index.sh --extend`) are recommended like any other.
 Writes results.csv, results.md, results.png and the recommended items of every user, recommendations.jsonl.
 """
 
@@ -59,9 +60,9 @@ def main(
     data = load_dataset(data_path, dataset, index)
     stopped = read_stop_list(Path(stop_list), data.catalogue) if stop_list else set()
     served = data.catalogue.without(stopped)
-    checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
+    checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data, grown=True)
     if draft_model:
-        open_checkpoint(draft_model, "train", "train", data)
+        open_checkpoint(draft_model, "train", "train", data, grown=True)
     samples = take(data.samples(split, max_history=checkpoint.setting.max_history), max_users, seed)
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)

@@ -1,6 +1,7 @@
 """Checkpoints that stand on their own: merged weights, tokenizer, identifiers and facts in one folder."""
 
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,9 +10,14 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.artefacts import FACTS, fingerprint, read_facts
+from genrec.catalogue import Catalogue
 from genrec.dataset import Dataset
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
+
+logger = logging.getLogger(__name__)
+
+CATALOGUE = "catalogue.json"
 
 
 @dataclass(frozen=True)
@@ -62,19 +68,30 @@ def save_checkpoint(
     with atomic_path(path) as partial:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
-        dataset.catalogue.save(partial / "catalogue.json")
+        dataset.catalogue.save(partial / CATALOGUE)
         write_json(partial / FACTS, facts)
 
 
-def open_checkpoint(path: str, stage: str, script: str, dataset: Dataset) -> Checkpoint:
+def open_checkpoint(path: str, stage: str, script: str, dataset: Dataset, grown: bool = False) -> Checkpoint:
     """Check that `path` is the output of `stage` for this very data set.
 
+    grown: items may have joined the catalogue since, as by `build_index.sh --extend`, if the others' identifiers are
+    what they were: to recommend them takes no training.
     Raises UserError if it is not there, unfinished, of another stage, or of another data set or catalogue.
     """
     facts = read_facts(Path(path), stage, script)
     setting = Setting(**facts["setting"])
-    check_same_data(path, setting, dataset)
+    check_same_data(path, setting, _as_it_was(Path(path), dataset) if grown else dataset)
     return Checkpoint(path, setting, fingerprint(facts))
+
+
+def _as_it_was(path: Path, dataset: Dataset) -> Dataset:
+    """The data set without the items that the checkpoint does not know."""
+    known = Catalogue.load(path / CATALOGUE).identifiers.keys()
+    new = dataset.catalogue.identifiers.keys() - known
+    if new:
+        logger.info(f"{path}: {len(new)} items of the catalogue are new since it was trained")
+    return replace(dataset, catalogue=dataset.catalogue.without(new))
 
 
 def check_same_data(path: str, setting: Setting, dataset: Dataset) -> None:

@@ -101,6 +101,25 @@ def test_a_stopped_item_is_never_recommended_and_needs_no_training(world, tmp_pa
     assert all(len(items) >= 5 and stopped.isdisjoint(items) for items in after.values())
 
 
+def test_an_item_that_joined_the_catalogue_is_recommended_without_training(world, tmp_path):
+    """It shares the identifier of what is recommended first; an old item whose identifier changed is refused."""
+    folder, _ = world
+    identifiers = Catalogue.load(folder / "data/toy/toy.index.json").identifiers
+    before = recommended(folder / "output/toy/results/draft-AtSpeedSModel")
+    first, new = next(iter(before.values()))[0], max(identifiers) + 1
+    Catalogue(identifiers | {new: identifiers[first]}).save(tmp_path / "grown.json")
+    Catalogue(identifiers | {first: identifiers[first - 1]}).save(tmp_path / "changed.json")
+    flags = ("--max_users", "8", "--output_dir", str(tmp_path / "results"), "--index")
+    log = succeed("inference", folder, *flags, str(tmp_path / "grown.json"))
+    assert "1 items of the catalogue are new since it was trained" in log
+    lists = recommended(tmp_path / "results").values()
+    assert any(new in items for items in lists)
+    assert all(items.index(new) > items.index(first) for items in lists if new in items and first in items)
+    output, code = script("inference", folder, *flags, str(tmp_path / "changed.json"))
+    assert code == 2
+    assert "with other identifier index" in output
+
+
 def recommended(folder):
     lines = (folder / "recommendations.jsonl").read_text().splitlines()
     return {line["user"]: line["items"] for line in map(json.loads, lines)}
