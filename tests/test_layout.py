@@ -9,7 +9,7 @@ from conftest import ROOT
 
 MAY_IMPORT = {
     "beamsd": {"torch", "transformers", "safetensors"},  # safetensors comes with transformers
-    "genrec": {"beamsd", "torch", "transformers", "numpy", "fire"},
+    "genrec": {"beamsd", "torch", "transformers", "numpy", "fire", "duckdb", "pyarrow", "tqdm"},
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
         "pandas", "matplotlib",

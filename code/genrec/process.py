@@ -2,8 +2,8 @@
 
 The rules are those of the AtSpeed release's `data_process.ipynb`, so that its Beauty comes out of `reviews_Beauty_5`:
 
-- The test split is the last tenth of all interactions by time: its first timestamp is the cut, and interactions *at* the
-  cut belong to the later split. So no timestamp lies in two splits, and a split may hold a few more than its share.
+- The test split is the last tenth of all interactions by time: its first timestamp is the cut, and interactions *at*
+  the cut belong to the later split. So no timestamp lies in two splits, and a split may hold a few more than its share.
 - Users with fewer than two training items are dropped after the cut, with their validation and test items; items are
   not filtered again.
 - Users are numbered in the order of their raw ids; items too, and then shuffled as the release does it, so that its
@@ -61,11 +61,10 @@ class Processed:
         by_user = []
         for index in range(len(SPLITS)):
             part = self.records.take(self.split == index)
-            items = part.item[np.argsort(part.user, kind="stable")]
-            ends = np.cumsum(np.bincount(part.user, minlength=n_users)).tolist()
-            starts = [0, *ends[:-1]]
-            # All lists share one integer an item: a fifth of the memory.
-            by_user.append({u: [shared[i] for i in items[s:e]] for u, (s, e) in enumerate(zip(starts, ends, strict=True))})
+            # All lists share one integer an item, which is a fifth of the memory.
+            items = [shared[item] for item in part.item[np.argsort(part.user, kind="stable")].tolist()]
+            ends = [0, *np.cumsum(np.bincount(part.user, minlength=n_users)).tolist()]
+            by_user.append({user: items[ends[user] : ends[user + 1]] for user in range(n_users)})
         return Splits(*by_user)
 
     def save(self, splits: Splits, folder: Path) -> None:
@@ -102,8 +101,9 @@ def process(records: Records, settings: Settings) -> Processed:
     for index, name in enumerate(SPLITS):
         if not (stays & (split == index)).any():
             raise UserError(
-                f"the {name} split is empty: {len(kept):,} interactions, cut at {moment(cuts[0])} and {moment(cuts[1])}, "
-                f"have none there of users with {settings.min_train_items} training items; pass more data or other --ratios"
+                f"the {name} split is empty: {len(kept):,} interactions, cut at {moment(cuts[0])} and "
+                f"{moment(cuts[1])}, have none there of users with {settings.min_train_items} training items; pass "
+                "more data or other --ratios"
             )
     return Processed(
         numbered(kept.take(stays)), split[stays], cuts, kept, len(records) - len(distinct), len(distinct) - len(kept)
@@ -142,18 +142,26 @@ def cut_times(timestamp: np.ndarray, ratios: tuple[float, ...]) -> tuple[int, in
 
 def numbered(records: Records) -> Records:
     """The same interactions, with users and items that occur numbered from 0."""
-    users, user = np.unique(records.user, return_inverse=True)
-    items, item = np.unique(records.item, return_inverse=True)
+    users, items = occurring(records.user), occurring(records.item)
     order = list(range(len(items)))
-    random.Random(SHUFFLE).shuffle(order)  # number -> place among the sorted raw ids
-    number = np.argsort(order).astype(np.int32)
+    random.Random(SHUFFLE).shuffle(order)  # number -> place among the raw ids that occur
+    numbers = []
+    for ids, kept in ((records.users, users), (records.items, items[order])):
+        number = np.zeros(len(ids), np.int32)
+        number[kept] = np.arange(len(kept))
+        numbers.append(number)
     return replace(
         records,
-        user=user.astype(np.int32),
-        item=number[item],
+        user=numbers[0][records.user],
+        item=numbers[1][records.item],
         users=records.users[users],
         items=records.items[items[order]],
     )
+
+
+def occurring(ids: np.ndarray) -> np.ndarray:
+    """The distinct ones of (n,) small integers, ascending."""
+    return np.flatnonzero(np.bincount(ids))
 
 
 def moment(microseconds: int) -> str:

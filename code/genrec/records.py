@@ -61,9 +61,11 @@ def read_records(sources: Sequence[Source], min_rating: float | None, strict: bo
     Broken records are counted, and the first are logged by file, line and field. `work`: a folder for what does not
     fit in memory. Raises UserError for the first broken record if `strict`, and if nothing is left.
     """
-    with duckdb.connect(work / "records.duckdb", config={"memory_limit": MEMORY}) as database:
-        database.execute("SET TimeZone = 'UTC'; SET autoinstall_known_extensions = false; SET preserve_insertion_order = false;"
-                         "SET enable_progress_bar = false")
+    with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(work)}) as database:
+        database.execute(
+            "SET TimeZone = 'UTC'; SET autoinstall_known_extensions = false; SET preserve_insertion_order = false;"
+            "SET enable_progress_bar = false"
+        )
         database.execute(
             "CREATE TABLE records (file INT, line BIGINT, user VARCHAR, item VARCHAR, time BIGINT, rating FLOAT,"
             "problem VARCHAR, value VARCHAR)"
@@ -145,23 +147,27 @@ def _fields(source: Source) -> str:
     names = [source.columns[role] for role in ROLES if role in source.columns]
     if source.form == "parquet":
         casts = ", ".join(f'CAST("{_double(name, chr(34))}" AS VARCHAR)' for name in names)
-        return f"SELECT file_row_number + 1 AS line, NULL AS text, [{casts}] AS f FROM read_parquet($path, file_row_number = true)"
+        return f"""SELECT file_row_number + 1 AS line, NULL AS text, [{casts}] AS f
+            FROM read_parquet($path, file_row_number = true)"""
     if source.form == "json":
         paths = ", ".join(_text("/" + name.replace("~", "~0").replace("/", "~1")) for name in names)
         fields = f"TRY(json_extract_string(text, [{paths}]))"  # NULL where the text is no JSON
         return f"SELECT line, text, {fields} AS f FROM lines WHERE text NOT IN (chr(10), chr(13) || chr(10))"
     places = [source.names.index(name) + 1 for name in names]
-    mark = source.delimiter
-    quoted = f'{re.escape(mark)}("(?:[^"]|"")*"|[^{re.escape(mark)}]*)'
+    mark = re.escape(source.delimiter)
+    quoted = _text(f'{mark}("(?:[^"]|"")*"|[^{mark}]*)')
     plain = """CASE WHEN parts[{0}][1] = '"' THEN replace(parts[{0}][2:-2], '""', '"') ELSE parts[{0}] END"""
     return f"""
         SELECT line, text, CASE WHEN len(parts) = {len(source.names)}
             THEN [{", ".join(plain.format(place) for place in places)}] END AS f
         FROM (
             SELECT line, text, CASE WHEN contains(text, '"')
-                THEN regexp_extract_all({_text(mark)} || rtrim(text, chr(10) || chr(13)), {_text(quoted)}, 1)
-                ELSE string_split(rtrim(text, chr(10) || chr(13)), {_text(mark)}) END AS parts
-            FROM lines WHERE line > {source.header} AND text NOT IN (chr(10), chr(13) || chr(10)))"""
+                THEN regexp_extract_all({_text(source.delimiter)} || text, {quoted}, 1)
+                ELSE string_split(text, {_text(source.delimiter)}) END AS parts
+            FROM (
+                SELECT line, replace(replace(text, chr(10), ''), chr(13), '') AS text
+                FROM lines WHERE line > {source.header})
+            WHERE text != '')"""
 
 
 def _double(text: str, quote: str) -> str:
@@ -175,11 +181,14 @@ def _text(text: str) -> str:
 def _check(database: duckdb.DuckDBPyConnection, sources: Sequence[Source], number: int, strict: bool) -> None:
     """Log what is broken in a file, or refuse it."""
     source = sources[number]
-    ((read, broken),) = database.execute("SELECT count(*), count(problem) FROM records WHERE file = ?", [number]).fetchall()
+    ((read, broken),) = database.execute(
+        "SELECT count(*), count(problem) FROM records WHERE file = ?", [number]
+    ).fetchall()
     if not broken:
         return
     first = database.execute(
-        "SELECT line, problem, value FROM records WHERE file = ? AND problem IS NOT NULL ORDER BY line LIMIT ?", [number, SHOWN],
+        "SELECT line, problem, value FROM records WHERE file = ? AND problem IS NOT NULL ORDER BY line LIMIT ?",
+        [number, SHOWN],
     ).fetchall()
     said = [f"{source.path}, line {line}: {_said(source, problem, value)}" for line, problem, value in first]
     if strict:
@@ -191,16 +200,24 @@ def _check(database: duckdb.DuckDBPyConnection, sources: Sequence[Source], numbe
 
 def _said(source: Source, problem: str, value: str | None) -> str:
     if problem == "line":
-        fault = "is no JSON object" if source.form == "json" else f"has not the {len(source.names)} fields {', '.join(source.names)}"
+        fault = (
+            "is no JSON object"
+            if source.form == "json"
+            else f"has not the {len(source.names)} fields {', '.join(source.names)}"
+        )
         return f"{value.strip()[:60]!r} {fault}"
     field = f"field {source.columns[problem]}"
     if not value:
         return f"{field} is missing"
-    return f"{field}: {value[:60]!r} is " + {"timestamp": "no number and no date", "rating": "no number"}.get(problem, "not UTF-8")
+    return f"{field}: {value[:60]!r} is " + {"timestamp": "no number and no date", "rating": "no number"}.get(
+        problem, "not UTF-8"
+    )
 
 
 def _ordered(database: duckdb.DuckDBPyConnection, min_rating: float | None) -> Records:
-    kept = "problem IS NULL" + (f" AND (rating IS NULL OR rating >= {float(min_rating)})" if min_rating is not None else "")
+    kept = "problem IS NULL" + (
+        f" AND (rating IS NULL OR rating >= {float(min_rating)})" if min_rating is not None else ""
+    )
     ids = {}
     for role in ("user", "item"):
         database.execute(

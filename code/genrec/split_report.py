@@ -70,6 +70,9 @@ def split_table(counts: dict[str, SplitCounts]) -> str:
     for field, name in _ROWS.items():
         cells = [f"{getattr(of, field):,}" for of in counts.values()]
         if field == "cold_interactions":
-            cells = [f"{n} ({of.cold_interactions / of.interactions:.1%})" for n, of in zip(cells, counts.values(), strict=True)]
+            cells = [
+                f"{n} ({of.cold_interactions / of.interactions:.1%})"
+                for n, of in zip(cells, counts.values(), strict=True)
+            ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -76,9 +76,11 @@ def load_splits(folder: Path) -> Splits:
 
 def save_texts(splits: Splits, folder: Path) -> None:
     """Write `sequential_*.txt`: one line a user, all numbers one higher than in memory."""
+    highest = max(max(splits.items(), default=0), *(user for split in SPLITS for user in splits[split]))
+    number = [str(n + 1) for n in range(highest + 1)]
     for split, name in _TEXTS.items():
-        rows = ([user + 1, *(item + 1 for item in items)] for user, items in sorted(splits[split].items()))
-        write_text(folder / name, "".join(" ".join(map(str, row)) + "\n" for row in rows))
+        rows = (" ".join([number[n] for n in (user, *items)]) for user, items in sorted(splits[split].items()))
+        write_text(folder / name, "\n".join(rows) + "\n")
 
 
 def save_dicts(splits: Splits, folder: Path) -> None:

@@ -90,12 +90,16 @@ def amazon_2023(path, raw):
 
 
 def amazon_2023_csv(path, raw):
-    frame = raw.rename(columns={"user": "user_id", "item": "parent_asin"})[["user_id", "parent_asin", "rating", "timestamp"]]
+    frame = raw.rename(columns={"user": "user_id", "item": "parent_asin"})[
+        ["user_id", "parent_asin", "rating", "timestamp"]
+    ]
     frame.assign(timestamp=frame.timestamp * 1000, history="0001 0002").to_csv(path, index=False)
 
 
 def semicolons_and_quotes(path, raw):
-    frame = raw.assign(note='a ";" b', timestamp=pd.to_datetime(raw.timestamp, unit="s").dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    frame = raw.assign(
+        note='a ";" b', timestamp=pd.to_datetime(raw.timestamp, unit="s").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    )
     path.write_bytes(b"\xef\xbb\xbf" + frame.to_csv(index=False, sep=";", quoting=1, lineterminator="\r\n").encode())
 
 
@@ -112,12 +116,11 @@ FORMATS = {  # file name -> how it is written, and the flags that it takes
     "no-known-suffix": (semicolons_and_quotes, []),
     "moments.parquet": (parquet_of_moments, []),
     "own.tsv": (
-        lambda path, raw: raw.rename(columns={"user": "who", "item": "what is it", "timestamp": "when", "rating": "o/k~"})
-        .to_csv(path, index=False, sep="\t"),
-        ["--user", "who", "--item", "what is it", "--timestamp", "when", "--rating", "o/k~"],
+        lambda path, raw: raw.set_axis(["who", "what is", "o/k~", "when"], axis=1).to_csv(path, index=False, sep="\t"),
+        ["--user", "who", "--item", "what is", "--timestamp", "when", "--rating", "o/k~"],
     ),
     "own.json": (
-        lambda path, raw: write_json_lines(path, raw.rename(columns={"user": "a/b", "item": "it's", "rating": "~"}), open),
+        lambda path, raw: write_json_lines(path, raw.set_axis(["a/b", "it's", "~", "time"], axis=1), open),
         ["--user", "a/b", "--item", "it's", "--rating", "~"],
     ),
     "no-header.csv": (
@@ -224,7 +227,11 @@ def test_the_order_of_lines_and_their_division_into_files_change_nothing(tmp_pat
     raw.to_csv(tmp_path / "raw.csv", index=False)
     made(tmp_path / OUT, tmp_path / "raw.csv")
     shuffled = raw.sample(frac=1, random_state=3)
-    for name, part in (("train.csv", shuffled[:1000]), ("valid.csv.gz", shuffled[1000:1100]), ("test.csv", shuffled[1100:])):
+    for name, part in (
+        ("train.csv", shuffled[:1000]),
+        ("valid.csv.gz", shuffled[1000:1100]),
+        ("test.csv", shuffled[1100:]),
+    ):
         part.to_csv(tmp_path / name, index=False)
     amazon_2023(tmp_path / "all.jsonl.gz", shuffled)
     for number, source in enumerate([f"{tmp_path}/t*.csv, {tmp_path}/valid.csv.gz", tmp_path / "all.jsonl.gz"]):
@@ -259,7 +266,7 @@ BROKEN = [
     ("json", "[]", "field user_id is missing"),
     ("json", '{"user_id": "u", "parent_asin": "", "rating": 5, "timestamp": 1}', "field parent_asin is missing"),
     ("json", '{"user_id": "u", "parent_asin": null, "rating": 5, "timestamp": 1}', "field parent_asin is missing"),
-    ("json", '{"user_id": "u", "parent_asin": "i", "rating": "good", "timestamp": 1}', "field rating: 'good' is no number"),
+    ("json", '{"user_id": "u", "parent_asin": "i", "rating": "good", "timestamp": 1}', "field rating: 'good' is no"),
     ("json", '{"user_id": "u", "parent_asin": "i", "rating": 5, "timestamp": "soon"}',
      "field timestamp: 'soon' is no number and no date"),
     ("json", '{"user_id": "u", "parent_asin": "i", "rating": 5, "timestamp": 1e30}', "field timestamp: '1e30' is no"),
@@ -280,7 +287,6 @@ BROKEN = [
 
 def read(path, work, strict=False, **named):
     work.mkdir(exist_ok=True)
-    (work / "records.duckdb").unlink(missing_ok=True)
     return read_records([inspect(path, None, named)], 4.0, strict, work)
 
 
@@ -301,6 +307,19 @@ def test_a_broken_line_is_counted_and_shown_by_file_line_and_field(form, line, m
     assert str(error.value).endswith("1 of 41 records are broken, which --strict refuses")
 
 
+def test_a_broken_row_of_a_parquet_file_is_shown_by_its_number(tmp_path, caplog):
+    raw = pd.DataFrame({"user": ["u", None, "u"], "item": [7, 8, 9], "time": [1.5, 2, np.nan], "rating": [4, 5, 5]})
+    raw.to_parquet(tmp_path / "raw")
+    reading = read(tmp_path / "raw", tmp_path / "work")
+    assert (reading.broken, reading.records.items.tolist(), reading.records.timestamp.tolist()) == (
+        2,
+        ["7"],
+        [1_500_000],
+    )
+    assert "raw, line 2: field user is missing" in caplog.text
+    assert "raw, line 3: field time is missing" in caplog.text
+
+
 def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(raw_module, "BLOCK", 100)
     lines = GOOD["csv"] + [f"u,i,5,soon{k}" for k in range(30)]
@@ -318,7 +337,7 @@ def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(
     [
         ("a,b,c\n1,2,3\n", [], "raw: no column is known as user; pass --user NAME; the columns are a, b, c"),
         ("user,item,when\n1,2,3\n", [], "raw: no column is known as timestamp; pass --timestamp NAME; the columns are"),
-        ("user,item,time\n1,2,3\n", ["--item", "sku"], "raw: --item sku: no such column; the columns are user, item, time"),
+        ("user,item,time\n1,2,3\n", ["--item", "sku"], "raw: --item sku: no such column; the columns are user, item"),
         ("user,item,time\n1,2,3\n", ["--rating", "stars"], "raw: --rating stars: no such column; the columns are user"),
         ('{"user": 1}\n', [], "raw: no column is known as item; pass --item NAME; the columns are user"),
         ('[{"user": 1}]', [], "raw, line 1: '[{\"user\": 1}]' is no JSON object, nor is any of the first 1 lines"),
@@ -329,7 +348,7 @@ def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(
         ("user,item,time\n1,2,3\n", ["--columns", "user,item"], "raw, line 1: 3 fields, but --columns names 2"),
         ("user,item,time\n1,2,x\n", [], "--input: no whole record with a rating of at least 4 (--min_rating) among 1"),
         ("user,item,time\n1,2,3\n", [], "1 interactions are too few to cut by 8:1:1"),
-        ("user,item,time\n1,2,3\n", ["--user_core", "2"], "--user_core 2, --item_core 0: none of 1 interactions is left"),
+        ("user,item,time\n1,2,3\n", ["--user_core", "2"], "--user_core 2, --item_core 0: none of 1 interactions is"),
         ("user,item,time\n" + "1,2,3\n2,2,3\n" * 9, ["--keep_duplicates"], "the train split is empty: 18 interactions, "
          "cut at 3 (1970-01-01 00:00:03 UTC) and 3 (1970-01-01 00:00:03 UTC), have none there"),
         ("user,item,time\n1,2,3\n", ["--ratios", "8,2"], "--ratios 8.0,2.0: pass three numbers above 0"),
@@ -350,7 +369,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(content, flags, message, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_script_runs_once_and_does_not_overwrite(tmp_path):
+def test_the_script_runs_once_and_does_not_overwrite(tmp_path, caplog):
     amazon_2014(tmp_path / "reviews.json.gz", ratings())
     world = dict(INPUT=str(tmp_path / "reviews.json.gz"), DATASET="mine", USER_CORE="3", RATIOS="7,2,1")
     output = succeed("process_data", tmp_path, **world)
@@ -362,14 +381,20 @@ def test_the_script_runs_once_and_does_not_overwrite(tmp_path):
     assert facts["counts"]["records read"] == 3000
     assert facts["arguments"]["input"] == [f"reviews.json.gz {file_sha256(tmp_path / 'reviews.json.gz')}"]
     assert facts["splits"]["test"] == vars(count_splits(load_splits(folder))["test"])
-    assert "done already" in succeed("process_data", tmp_path, **world)
+    flags = ["--user_core", "3", "--ratios", "7,2,1"]
     output, code = script("process_data", tmp_path, **world | dict(USER_CORE="4"))
-    assert (code, "was made with --user_core 3, not 4; choose another DATASET, or pass --overwrite" in output) == (2, True)
+    assert (code, "was made with --user_core 3, not 4; choose another DATASET, or pass --overwrite" in output) == (
+        2,
+        True,
+    )
+    with caplog.at_level("INFO"):
+        assert made(folder, world["INPUT"], *flags) == ""
+    assert "done already" in caplog.text
     amazon_2014(tmp_path / "reviews.json.gz", ratings(seed=1))
-    output, code = script("process_data", tmp_path, **world)
+    output, code = process(folder, world["INPUT"], *flags)
     assert (code, "was made with --input" in output) == (2, True)
     assert contents(folder) == before
-    succeed("process_data", tmp_path, "--overwrite", **world)
+    made(folder, world["INPUT"], *flags, "--overwrite")
     assert contents(folder) != before
     output, code = script("process_data", tmp_path, INPUT="", DATASET="mine")
     assert (code, "set INPUT to raw files and DATASET" in output) == (2, True)
@@ -389,7 +414,7 @@ def test_an_interruption_leaves_nothing(tmp_path):
     ratings(300_000, 9_000, 5_000).to_csv(source, index=False)
     command = [sys.executable, ROOT / "code/process_data.py", "--input", source, "--output", tmp_path / OUT]
     stage = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob(".out.partial-*/work/*")):
+    while not list(tmp_path.glob(".out.partial-*/work")):
         assert stage.poll() is None
         time.sleep(0.01)
     stage.send_signal(signal.SIGINT)
@@ -397,8 +422,8 @@ def test_an_interruption_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [source]
 
 
-# The release: data/data_process.ipynb of AtSpeed, run on reviews_Beauty_5.json.gz. That file is not here, so one is made
-# that has its numbers: the released interactions, and those of 2,886 users who were dropped.
+# The release: data/data_process.ipynb of AtSpeed, run on reviews_Beauty_5.json.gz. That file is not here, so one is
+# made that has its numbers: the released interactions, and those of 2,886 users who were dropped.
 CUTS = 1394409600, 1400112000
 
 
@@ -450,8 +475,8 @@ def test_warm_and_cold_of_beauty_are_those_of_the_release():
 
 @pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"no Beauty data at {BEAUTY}: set BEAUTY to their folder")
 def test_the_release_numbers_items_as_we_do():
-    """Its raw file lists reviews by item, its users are numbered by their first line: so, unshuffled, a user's least item
-    never goes down from one user to the next."""
+    """Its raw file lists reviews by item, its users are numbered by their first line: so, unshuffled, a user's least
+    item never goes down from one user to the next."""
     splits, place = load_splits(BEAUTY), list(range(12_035))
     random.Random(2023).shuffle(place)
     least = [min(place[item] for split in SPLITS for item in splits[split][user]) for user in sorted(splits.train)]
