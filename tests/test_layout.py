@@ -10,7 +10,7 @@ from conftest import ROOT
 MAY_IMPORT = {
     "beamsd": {"torch", "transformers", "safetensors"},  # safetensors comes with transformers
     "genrec": {
-        "beamsd", "torch", "transformers", "safetensors", "numpy", "fire", "tqdm", "pyarrow", "matplotlib",
+        "beamsd", "torch", "transformers", "safetensors", "numpy", "fire", "tqdm", "duckdb", "pyarrow", "matplotlib",
     },
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",

@@ -83,5 +83,14 @@ def read_bytes(path: Path, hint: str = "check the path") -> bytes:
         raise UserError(f"{path}: no such file; {hint}") from error
 
 
+def file_sha256(path: Path) -> str:
+    """Of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

@@ -81,14 +81,14 @@ def write_reports(output: Path, report: Report, catalogue: Catalogue, source: So
     """Write report.json, sharing.json and without_text.json to `output`. Returns what to show of them."""
     looks = {"chosen": asdict(fitted.best), "looks": [asdict(look) for look in fitted.looks]}
     write_json(output / "report.json", asdict(report) | looks)
-    write_json(output / "without_text.json", [{"item": i, "raw": source.names[i]} for i in source.without])
+    write_json(output / "without_text.json", [{"item": i, "raw_id": source.names[i]} for i in source.without])
     return [*report.lines(), *_write_sharing(output / "sharing.json", catalogue, source.names)]
 
 
 def _write_sharing(path: Path, catalogue: Catalogue, names: list[str]) -> list[str]:
     """Write every identifier that several items share, with their numbers and raw ids; the first ten as lines."""
     listed = [
-        {"identifier": list(tokens), "items": items, "raw": [names[item] for item in items]}
+        {"identifier": list(tokens), "items": items, "raw_id": [names[item] for item in items]}
         for tokens, items in catalogue.items_of.items()
         if len(items) > 1
     ]

@@ -23,7 +23,7 @@ from genrec.splits import load_splits
 
 ITEMS = "items.parquet"  # of process_data: raw (string), item (int)
 NUMBER = "item"  # the column of item numbers
-IDS = ("parent_asin", "asin", "raw", "item_id", NUMBER)  # columns that may name the item; the first there is taken
+IDS = ("parent_asin", "asin", "raw_id", "item_id", NUMBER)  # columns that may name the item; the first there is taken
 FIELDS = {  # what a text says, in its order, and the columns that say it
     "title": ("title",),
     "brand": ("brand", "store"),
@@ -69,12 +69,12 @@ def item_names(folder: Path) -> list[str]:
     if not path.is_file():
         return [str(item) for item in range(max(load_splits(folder).items()) + 1)]
     table = _parquet(path)
-    lacking = {"raw", NUMBER} - set(table.schema_arrow.names)
+    lacking = {"raw_id", NUMBER} - set(table.schema_arrow.names)
     if lacking:
         raise UserError(f"{path}: has no column {min(lacking)}; process_data.sh writes raw and {NUMBER}")
-    columns = table.read(["raw", NUMBER]).to_pydict()
-    names = {number: str(raw) for raw, number in zip(columns["raw"], columns[NUMBER], strict=True)}
-    if sorted(names) != list(range(len(columns["raw"]))) or len(set(names.values())) < len(names):
+    columns = table.read(["raw_id", NUMBER]).to_pydict()
+    names = {number: str(raw) for raw, number in zip(columns["raw_id"], columns[NUMBER], strict=True)}
+    if sorted(names) != list(range(len(columns["raw_id"]))) or len(set(names.values())) < len(names):
         raise UserError(f"{path}: the items are not numbered 0 to {len(columns['raw']) - 1} with a raw id each")
     return [names[number] for number in range(len(names))]
 

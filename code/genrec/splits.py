@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from genrec.errors import UserError
-from genrec.files import read_bytes, sha256
+from genrec.files import atomic_path, read_bytes, sha256, write_text
 from genrec.npy import read_npy_dict
 
 SPLITS = ("train", "valid", "test")
@@ -70,6 +72,22 @@ def load_splits(folder: Path) -> Splits:
     splits = Splits(**loaded)
     _check_histories(folder, names, splits)
     return splits
+
+
+def save_texts(splits: Splits, folder: Path) -> None:
+    """Write `sequential_*.txt`: one line a user, all numbers one higher than in memory."""
+    highest = max(max(splits.items(), default=0), *(user for split in SPLITS for user in splits[split]))
+    number = [str(n + 1) for n in range(highest + 1)]
+    for split, name in _TEXTS.items():
+        rows = (" ".join([number[n] for n in (user, *items)]) for user, items in sorted(splits[split].items()))
+        write_text(folder / name, "\n".join(rows) + "\n")
+
+
+def save_dicts(splits: Splits, folder: Path) -> None:
+    """Write the `.npy` dicts of the release, which are pickles."""
+    for split, name in _DICTS.items():
+        with atomic_path(folder / name) as partial, partial.open("wb") as file:
+            np.save(file, splits[split], allow_pickle=True)
 
 
 def _names(files: dict[str, str]) -> tuple[str, ...]:

@@ -13,8 +13,7 @@ import numpy as np
 
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
-from genrec.files import write_text
-from genrec.splits import SPLITS, Splits
+from genrec.splits import SPLITS, Splits, save_texts
 
 CATEGORIES, SHELVES, FAVOURITES, SHARING = 24, 8, 3, 6
 STAY, NEXT = 0.75, 0.7  # chance to stay on the shelf; there, to take the next item
@@ -26,10 +25,8 @@ class Toy:
     catalogue: Catalogue
 
     def save(self, folder: Path) -> None:
-        """Write the released layout, in its text form: numbers one higher than in memory, one line a user."""
-        for split in SPLITS:
-            rows = ([user + 1, *(item + 1 for item in items)] for user, items in sorted(self.splits[split].items()))
-            write_text(folder / f"sequential_{split}.txt", "".join(" ".join(map(str, row)) + "\n" for row in rows))
+        """Write the released layout, in its text form."""
+        save_texts(self.splits, folder)
         self.catalogue.save(folder / f"{folder.name}.index.json")
 
 

@@ -37,7 +37,7 @@ def data_set(folder, n=N):
 
 def number(data, n):
     raw = [f"B{item:03d}" for item in range(n)]
-    pyarrow.parquet.write_table(pyarrow.table({"raw": raw, "item": range(n)}), data / "items.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"raw_id": raw, "item": range(n)}), data / "items.parquet")
 
 
 def build(folder, **changes):
@@ -122,7 +122,7 @@ def test_items_that_no_code_is_left_for_are_listed(tmp_path, capsys):
     assert len(listed) == 6, "20 equal items each, and 16 codes"
     for group in listed:
         assert [catalogue.identifiers[item] for item in group["items"]] == [tuple(group["identifier"])] * 5
-        assert group["raw"] == [f"B{item:03d}" for item in group["items"]]
+        assert group["raw_id"] == [f"B{item:03d}" for item in group["items"]]
     assert f"{''.join(listed[0]['identifier'])} is shared by" in capsys.readouterr().out
 
 
@@ -174,7 +174,7 @@ def test_texts_become_identifiers_and_new_texts_new_ones(tmp_path, caplog):
         build(tmp_path, **texts, strict=True)
     assert not (data / "toy.mine").exists()
     index = build(tmp_path, **texts)
-    assert json.loads((data / "toy.mine" / "without_text.json").read_text()) == [{"item": 7, "raw": "B007"}]
+    assert json.loads((data / "toy.mine" / "without_text.json").read_text()) == [{"item": 7, "raw_id": "B007"}]
     vectors_made = data / "toy.mine" / "embeddings.npy"
     assert np.load(vectors_made).shape == (N, 16)
     before = index.read_bytes()

@@ -37,9 +37,9 @@ RECORDS = {  # of B001 and B002, as each form writes them
         {"parent_asin": "B002", "title": "Comb", "store": None, "categories": []},
     ],
     "own": [
-        {"raw": "B001", "title": "Rose & Co. Soap", "brand": "Rose", "categories": "Beauty, Soaps",
+        {"raw_id": "B001", "title": "Rose & Co. Soap", "brand": "Rose", "categories": "Beauty, Soaps",
          "description": "It is mild."},
-        {"raw": "B002", "title": "Comb", "brand": "", "categories": "", "description": ""},
+        {"raw_id": "B002", "title": "Comb", "brand": "", "categories": "", "description": ""},
     ],
     "numbers": [
         {"item": 0, "title": "Rose & Co. Soap", "brand": "Rose", "categories": "Beauty, Soaps",
@@ -114,11 +114,11 @@ def test_what_cannot_be_read_is_refused(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"raw": ["a", "b"], "item": [0, 1]}, None),
-        ({"raw": ["b", "a"], "item": [1, 0]}, None),
-        ({"raw": ["a", "b"], "item": [0, 2]}, r"not numbered 0 to 1"),
-        ({"raw": ["a", "a"], "item": [0, 1]}, r"not numbered 0 to 1 with a raw id each"),
-        ({"raw": ["a"]}, r"has no column item"),
+        ({"raw_id": ["a", "b"], "item": [0, 1]}, None),
+        ({"raw_id": ["b", "a"], "item": [1, 0]}, None),
+        ({"raw_id": ["a", "b"], "item": [0, 2]}, r"not numbered 0 to 1"),
+        ({"raw_id": ["a", "a"], "item": [0, 1]}, r"not numbered 0 to 1 with a raw id each"),
+        ({"raw_id": ["a"]}, r"has no column item"),
     ],
 )
 def test_the_table_of_items_numbers_them_from_0(tmp_path, columns, message):
