@@ -21,7 +21,7 @@ from genrec.errors import UserError
 from genrec.files import sha256
 from genrec.splits import load_splits
 
-ITEMS = "items.parquet"  # of process_data: raw (string), item (int)
+ITEMS = "items.parquet"  # of process_data: raw_id (string), item (int)
 NUMBER = "item"  # the column of item numbers
 IDS = ("parent_asin", "asin", "raw_id", "item_id", NUMBER)  # columns that may name the item; the first there is taken
 FIELDS = {  # what a text says, in its order, and the columns that say it
@@ -75,7 +75,7 @@ def item_names(folder: Path) -> list[str]:
     columns = table.read(["raw_id", NUMBER]).to_pydict()
     names = {number: str(raw) for raw, number in zip(columns["raw_id"], columns[NUMBER], strict=True)}
     if sorted(names) != list(range(len(columns["raw_id"]))) or len(set(names.values())) < len(names):
-        raise UserError(f"{path}: the items are not numbered 0 to {len(columns['raw']) - 1} with a raw id each")
+        raise UserError(f"{path}: the items are not numbered 0 to {len(columns['raw_id']) - 1} with a raw id each")
     return [names[number] for number in range(len(names))]
 
 
