@@ -20,8 +20,9 @@ import pandas as pd
 import pytest
 
 import genrec.raw as raw_module
-from conftest import ROOT, script, succeed
+from conftest import ROOT, STAGES, save_encoder, script, succeed
 from genrec.cli import run
+from genrec.dataset import load_dataset
 from genrec.errors import UserError
 from genrec.files import file_sha256
 from genrec.process import cut_times
@@ -481,3 +482,32 @@ def test_the_release_numbers_items_as_we_do():
     random.Random(2023).shuffle(place)
     least = [min(place[item] for split in SPLITS for item in splits[split][user]) for user in sorted(splits.train)]
     assert least == sorted(least)
+
+
+SMALL_INDEX = {"CODEBOOKS": "8,8,8,16", "HIDDEN": "16", "LATENT": "4", "EPOCHS": "5", "BATCH_SIZE": "16"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "2023.jsonl.gz" else pytest.param(n, marks=pytest.mark.slow) for n in FORMATS]
+)
+def test_two_commands_lead_from_raw_data_to_a_data_set(tmp_path, name):
+    """Interactions in each format, and what the items are called in the metadata of 2014."""
+    write, flags = FORMATS[name]
+    write(tmp_path / name, ratings())
+    meta, words = tmp_path / "meta.json.gz", ("Soap", "Comb", "Rose", "mild", "red")
+    with gzip.open(meta, "wt") as file:  # Python dicts, as it was published, and not JSON
+        for item in range(100):
+            title = " ".join(words[item // 5**place % 5] for place in range(3))
+            file.write(f"{{'asin': '{item:04d}', 'title': \"{title}\", 'categories': [['Beauty']]}}\n")
+    variables = SMALL_INDEX | {"INPUT": str(tmp_path / name), "DATASET": "mine", "BASE_MODEL": str(tmp_path / "base")}
+    succeed("process_data", tmp_path, *flags, **variables)
+    encoder = {"ITEMS": str(meta), "ENCODER": str(save_encoder(tmp_path / "encoder"))}
+    assert "collision" in succeed("build_index", tmp_path, **(variables | encoder))
+    data = load_dataset(str(tmp_path / "data"), "mine")
+    assert data.splits.items() <= data.catalogue.identifiers.keys()
+    assert data.catalogue.levels == 4
+    if name == "reviews_2014_5.json.gz":
+        command = [sys.executable, ROOT / "code/init_model.py", "--output", tmp_path / "base", "--layers", "2"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        said = [succeed(stage, tmp_path, *(["--full"] if stage == STAGES[0] else []), **variables) for stage in STAGES]
+        assert "lists identical for all methods; 0 differ" in said[STAGES.index("inference")]
