@@ -14,6 +14,7 @@ MAY_IMPORT = {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
         "pandas", "matplotlib",
     },
+    "specgr": {"genrec", "beamsd", "torch", "transformers", "safetensors"},
 }  # fmt: skip
 
 
