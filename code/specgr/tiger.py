@@ -135,5 +135,5 @@ def new_cache() -> EncoderDecoderCache:
 def chains(count: int, length: int, device: torch.device | str) -> Tensor:
     """Which of count * length nodes, one chain after another, lie on the path of which: (n, n) bool, themselves
     included."""
-    one = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    return torch.block_diag(*[one] * count) if length else one
+    one = torch.ones(length, length, device=device).tril()
+    return torch.kron(torch.eye(count, device=device), one).bool()

@@ -1,0 +1,101 @@
+"""The prefixes of the catalogue's identifiers, and beams that grow over them token by token."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from beamsd import Trie
+from specgr.tokens import NOTHING, PAD, Codes
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Which items lie below which prefix. A prefix is a state of the trie, see `beamsd.Trie`."""
+
+    tokens: Tensor  # (n_items, l) long, `Codes.tokens`
+    trie: Trie
+    states: Tensor  # (l + 1, n_items) long, the prefix of an item after so many tokens
+    items: Tensor  # (n_states,) long, the item whose identifier ends there; NOTHING inside the trie
+
+    @classmethod
+    def of(cls, codes: Codes) -> "Prefixes":
+        trie = Trie(codes.tokens)
+        states = trie.walk(codes.tokens).T.contiguous()
+        items = torch.full_like(trie.tokens, NOTHING)
+        items[states[-1]] = torch.arange(len(codes.tokens), device=items.device)
+        return cls(codes.tokens, trie, states, items)
+
+    @property
+    def levels(self) -> int:
+        return self.tokens.shape[1]
+
+    def below(self, prefixes: Tensor, depth: int) -> Tensor:
+        """Which items lie below one of the row's prefixes. prefixes: (B, W) states after `depth` tokens, or dead.
+
+        Returns (B, n_items) bool.
+        """
+        states = self.states[depth]
+        first = states.min()  # a level is a run of states
+        dead = int(states.max() - first) + 1
+        held = torch.zeros(len(prefixes), dead + 1, dtype=torch.bool, device=states.device)
+        held.scatter_(1, (prefixes - first).clamp(max=dead), True)
+        return held[:, states - first]
+
+
+@dataclass(frozen=True)
+class Beams:
+    """W prefixes a row, best first. `sees` speaks of the slots of a decoder's cache."""
+
+    tokens: Tensor  # (B, W, d) long
+    states: Tensor  # (B, W) long, in the trie of the catalogue; dead where no item begins like this
+    log_probs: Tensor  # (B, W, d) float, of each token given those before
+    sees: Tensor  # (B, W, slots) bool, where the tokens of a beam lie, all but its last; and the start
+
+    @classmethod
+    def start(cls, rows: int, device: torch.device) -> "Beams":
+        """The empty prefix."""
+        none = torch.zeros(rows, 1, 0, device=device)
+        return cls(none.long(), torch.zeros(rows, 1, dtype=torch.long, device=device), none, none.bool())
+
+    @property
+    def depth(self) -> int:
+        """d, tokens of a prefix."""
+        return self.tokens.shape[-1]
+
+    @property
+    def last(self) -> Tensor:
+        """What the decoder is to read next (B, W)."""
+        return self.tokens[..., -1] if self.depth else torch.full_like(self.states, PAD)
+
+    def rows(self, keep: Tensor) -> "Beams":
+        """The rows `keep` (b,) alone."""
+        return Beams(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    def advance(self, log_probs: Tensor, width: int, trie: Trie, constrained: bool = False) -> "Beams":
+        """The best `width` continuations by one token; fewer where there are not so many.
+
+        log_probs: (B, W, V) of the next token. constrained: along the trie alone, else over the whole vocabulary; what
+        is not in the trie then has score -inf.
+        """
+        batch, _, vocabulary = log_probs.shape
+        states = trie.children(self.states) if constrained else None  # (B, W, C)
+        if constrained:
+            log_probs = log_probs.gather(-1, trie.tokens[states]).masked_fill(states == trie.dead, -torch.inf)
+        options = log_probs.shape[-1]
+        total = (log_probs + self.log_probs.sum(-1, keepdim=True)).flatten(1)
+        best = total.topk(min(width, total.shape[1])).indices  # (B, W')
+        parent = best.div(options, rounding_mode="floor")
+        if constrained:
+            reached = states.flatten(1).gather(1, best)
+            token = trie.tokens[reached]
+        else:
+            token = best % vocabulary
+            reached = trie.advance(self.states.gather(1, parent), token)
+        row = torch.arange(batch, device=best.device)[:, None]
+        return Beams(
+            torch.cat([self.tokens[row, parent], token[..., None]], -1),
+            reached,
+            torch.cat([self.log_probs[row, parent], log_probs.flatten(1).gather(1, best)[..., None]], -1),
+            self.sees[row, parent],
+        )
