@@ -17,6 +17,7 @@ class Prefixes:
     trie: Trie
     states: Tensor  # (l + 1, n_items) long, the prefix of an item after so many tokens
     items: Tensor  # (n_states,) long, the item whose identifier ends there; NOTHING inside the trie
+    runs: tuple[tuple[int, int], ...]  # (l + 1,) the first prefix after so many tokens, and how many there are
 
     @classmethod
     def of(cls, codes: Codes) -> "Prefixes":
@@ -24,7 +25,8 @@ class Prefixes:
         states = trie.walk(codes.tokens).T.contiguous()
         items = torch.full_like(trie.tokens, NOTHING)
         items[states[-1]] = torch.arange(len(codes.tokens), device=items.device)
-        return cls(codes.tokens, trie, states, items)
+        runs = tuple((int(level.min()), int(level.max() - level.min()) + 1) for level in states)
+        return cls(codes.tokens, trie, states, items, runs)
 
     @property
     def levels(self) -> int:
@@ -35,12 +37,10 @@ class Prefixes:
 
         Returns (B, n_items) bool.
         """
-        states = self.states[depth]
-        first = states.min()  # a level is a run of states
-        dead = int(states.max() - first) + 1
-        held = torch.zeros(len(prefixes), dead + 1, dtype=torch.bool, device=states.device)
-        held.scatter_(1, (prefixes - first).clamp(max=dead), True)
-        return held[:, states - first]
+        first, count = self.runs[depth]
+        held = torch.zeros(len(prefixes), count + 1, dtype=torch.bool, device=prefixes.device)
+        held.scatter_(1, (prefixes - first).clamp(max=count), True)  # the last for the dead
+        return held[:, self.states[depth] - first]
 
 
 @dataclass(frozen=True)

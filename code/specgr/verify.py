@@ -44,7 +44,7 @@ class Verifier(Protocol):
     def decoder(self, encoded: Encoded) -> Decoder: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TigerVerifier:
     """TIGER as a `Verifier`. Both parts must be on one device, and the model in evaluation mode."""
 
