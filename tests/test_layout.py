@@ -14,7 +14,10 @@ MAY_IMPORT = {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
         "pandas", "matplotlib",
     },
-    "specgr": {"genrec", "beamsd", "torch", "transformers", "safetensors"},
+    "specgr": {
+        "genrec", "beamsd", "torch", "transformers", "accelerate", "safetensors", "datasets", "numpy", "pandas", "yaml",
+        "matplotlib",
+    },
 }  # fmt: skip
 
 
