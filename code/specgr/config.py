@@ -58,7 +58,7 @@ class UniSRecShape:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast something is trained: epochs, or, if that is 0, steps. With AdamW."""
+    """How long and how fast something is trained, with AdamW: either epochs or steps is not 0."""
 
     epochs: int = number(0)
     steps: int = number(0)
@@ -120,8 +120,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("train_tiger", "train_unisrec", "stage1", "stage2"):
             plan = getattr(self, name)
-            if not plan.epochs and not plan.steps:
-                raise ValueError(f"{name}: epochs and steps are both 0; give one of them")
+            if bool(plan.epochs) == bool(plan.steps):
+                raise ValueError(f"{name}: epochs {plan.epochs} and steps {plan.steps}; one of them must be 0, one not")
             if isinstance(plan, ContrastivePlan) and plan.generation_batch_size > plan.batch_size:
                 raise ValueError(
                     f"{name}.generation_batch_size {plan.generation_batch_size} is more than {name}.batch_size "
