@@ -45,18 +45,18 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class Beams:
-    """W prefixes a row, best first. `sees` speaks of the slots of a decoder's cache."""
+    """W prefixes a row, best first."""
 
     tokens: Tensor  # (B, W, d) long
     states: Tensor  # (B, W) long, in the trie of the catalogue; dead where no item begins like this
     log_probs: Tensor  # (B, W, d) float, of each token given those before
-    sees: Tensor  # (B, W, slots) bool, where the tokens of a beam lie, all but its last; and the start
+    path: Tensor  # (B, W, d) long, where the decoder's cache holds the start and the tokens, all but the last
 
     @classmethod
     def start(cls, rows: int, device: torch.device) -> "Beams":
         """The empty prefix."""
         none = torch.zeros(rows, 1, 0, device=device)
-        return cls(none.long(), torch.zeros(rows, 1, dtype=torch.long, device=device), none, none.bool())
+        return cls(none.long(), torch.zeros(rows, 1, dtype=torch.long, device=device), none, none.long())
 
     @property
     def depth(self) -> int:
@@ -97,5 +97,5 @@ class Beams:
             torch.cat([self.tokens[row, parent], token[..., None]], -1),
             reached,
             torch.cat([self.log_probs[row, parent], log_probs.flatten(1).gather(1, best)[..., None]], -1),
-            self.sees[row, parent],
+            self.path[row, parent],
         )
