@@ -17,6 +17,7 @@ class Prefixes:
     trie: Trie
     states: Tensor  # (l + 1, n_items) long, the prefix of an item after so many tokens
     items: Tensor  # (n_states,) long, the item whose identifier ends there; NOTHING inside the trie
+    keys: Tensor  # (n_states - 3,) long, ascending: the state before, times V, plus the token that leads to a state
     runs: tuple[tuple[int, int], ...]  # (l + 1,) the first prefix after so many tokens, and how many there are
 
     @classmethod
@@ -25,12 +26,25 @@ class Prefixes:
         states = trie.walk(codes.tokens).T.contiguous()
         items = torch.full_like(trie.tokens, NOTHING)
         items[states[-1]] = torch.arange(len(codes.tokens), device=items.device)
+        children = trie.first_child.diff()[: trie.end]
+        parents = torch.arange(trie.end, device=children.device).repeat_interleave(children)
+        keys = parents * trie.vocabulary_size + trie.tokens[1 : trie.end]
         runs = tuple((int(level.min()), int(level.max() - level.min()) + 1) for level in states)
-        return cls(codes.tokens, trie, states, items, runs)
+        return cls(codes.tokens, trie, states, items, keys, runs)
 
     @property
     def levels(self) -> int:
         return self.tokens.shape[1]
+
+    def advance(self, prefixes: Tensor, tokens: Tensor) -> Tensor:
+        """The prefixes (...) after one more token (...) each; dead where no item goes on like that.
+
+        What `Trie.advance` does, without listing children: a search among all states.
+        """
+        wanted = prefixes * self.trie.vocabulary_size + tokens
+        place = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        there = (self.keys[place] == wanted) & (tokens < self.trie.vocabulary_size)
+        return torch.where(there, place + 1, self.trie.dead)
 
     def below(self, prefixes: Tensor, depth: int) -> Tensor:
         """Which items lie below one of the row's prefixes. prefixes: (B, W) states after `depth` tokens, or dead.
@@ -45,18 +59,18 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class Beams:
-    """W prefixes a row, best first. `sees` speaks of the slots of a decoder's cache."""
+    """W prefixes a row, best first."""
 
     tokens: Tensor  # (B, W, d) long
     states: Tensor  # (B, W) long, in the trie of the catalogue; dead where no item begins like this
     log_probs: Tensor  # (B, W, d) float, of each token given those before
-    sees: Tensor  # (B, W, slots) bool, where the tokens of a beam lie, all but its last; and the start
+    path: Tensor  # (B, W, d) long, where the decoder's cache holds the start and the tokens, all but the last
 
     @classmethod
     def start(cls, rows: int, device: torch.device) -> "Beams":
         """The empty prefix."""
         none = torch.zeros(rows, 1, 0, device=device)
-        return cls(none.long(), torch.zeros(rows, 1, dtype=torch.long, device=device), none, none.bool())
+        return cls(none.long(), torch.zeros(rows, 1, dtype=torch.long, device=device), none, none.long())
 
     @property
     def depth(self) -> int:
@@ -72,15 +86,16 @@ class Beams:
         """The rows `keep` (b,) alone."""
         return Beams(*(getattr(self, field.name)[keep] for field in fields(self)))
 
-    def advance(self, log_probs: Tensor, width: int, trie: Trie, constrained: bool = False) -> "Beams":
+    def advance(self, log_probs: Tensor, width: int, prefixes: Prefixes, constrained: bool = False) -> "Beams":
         """The best `width` continuations by one token; fewer where there are not so many.
 
-        log_probs: (B, W, V) of the next token. constrained: along the trie alone, else over the whole vocabulary; what
-        is not in the trie then has score -inf.
+        log_probs: (B, W, V) of the next token. constrained: along the catalogue alone, where what
+        only fills up has log-probability -inf; else over the whole vocabulary.
         """
         batch, _, vocabulary = log_probs.shape
-        states = trie.children(self.states) if constrained else None  # (B, W, C)
         if constrained:
+            trie = prefixes.trie
+            states = trie.children(self.states)  # (B, W, C)
             log_probs = log_probs.gather(-1, trie.tokens[states]).masked_fill(states == trie.dead, -torch.inf)
         options = log_probs.shape[-1]
         total = (log_probs + self.log_probs.sum(-1, keepdim=True)).flatten(1)
@@ -91,11 +106,11 @@ class Beams:
             token = trie.tokens[reached]
         else:
             token = best % vocabulary
-            reached = trie.advance(self.states.gather(1, parent), token)
+            reached = prefixes.advance(self.states.gather(1, parent), token)
         row = torch.arange(batch, device=best.device)[:, None]
         return Beams(
             torch.cat([self.tokens[row, parent], token[..., None]], -1),
             reached,
             torch.cat([self.log_probs[row, parent], log_probs.flatten(1).gather(1, best)[..., None]], -1),
-            self.sees[row, parent],
+            self.path[row, parent],
         )

@@ -113,7 +113,7 @@ class SpecGR:
                 decoder.keep(keep)
             if not len(rows):
                 break
-            beams = beams.advance(following, self.settings.num_beams, self.prefixes.trie)
+            beams = beams.advance(following, self.settings.num_beams, self.prefixes)
         accepted, drafted = pool.accepted.sum(-1), (~pool.scores.isneginf()).sum(-1)
         if len(rows):
             pool = self._fill(pool, rows, left, beams, k)

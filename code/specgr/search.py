@@ -38,5 +38,5 @@ class BeamSearch:
         for depth in range(self.prefixes.levels):
             rest = nobody.new_empty(*nobody.shape, self.prefixes.levels - depth)
             log_probs, _, beams = decoder.read(beams, nobody, rest)
-            beams = beams.advance(log_probs, width, self.prefixes.trie, self.constrained)
+            beams = beams.advance(log_probs, width, self.prefixes, self.constrained)
         return beams

@@ -8,11 +8,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import DynamicCache, EncoderDecoderCache, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_json, write_json
 from specgr.tokens import PAD
+from specgr.tree import Cache, draft_paths, pad_paths, read
 
 SETTINGS, WEIGHTS = "tiger.json", "model.safetensors"
 
@@ -71,40 +72,14 @@ class Tiger(nn.Module):
         start = tokens.new_full((batch, 1), PAD)
         inputs = torch.cat([start, tokens[..., :-1].flatten(1)], 1)
         depths = torch.cat([start[0], torch.arange(1, levels, device=tokens.device).repeat(m)])
-        sees = nn.functional.pad(chains(m, levels - 1, tokens.device), (1, 0, 1, 0))
-        sees[:, 0] = True
-        states = self.read(inputs, depths, depths, sees[None], hidden, attention_mask)
+        root = start.new_zeros(batch, 1, 1)
+        paths = torch.cat([pad_paths(root, levels), draft_paths(root.expand(-1, m, -1), 1, levels - 1)], 1)
+        states = read(self.t5.decoder, inputs, depths, paths, hidden, attention_mask, Cache())
         chain = states[:, 1:].unflatten(1, (m, levels - 1))
         return self.head(torch.cat([states[:, :1, None].expand(-1, m, -1, -1), chain], 2))
 
-    def read(
-        self, tokens: Tensor, depths: Tensor, key_depths: Tensor, sees: Tensor, hidden: Tensor,
-        attention_mask: Tensor, cache: EncoderDecoderCache | None = None,
-    ) -> Tensor:  # fmt: skip
-        """One decoder pass over n nodes of a token tree; they share the row's encoder output.
-
-        tokens: (B, n) long. depths: (n,) long, tokens before a node on its path. key_depths: (k,) long, the depths of
-        what the cache holds and then of these nodes. sees: (B or 1, n, k) bool, the path of a node, itself included.
-        hidden: (B, S, d_model). attention_mask: (B, S). cache: of the nodes before; these are appended.
-        Returns states (B, n, d_model), see `head`.
-
-        T5 counts positions in the order of its inputs and takes none from outside, but its blocks take the bias that
-        it makes of them: here that of the depths.
-        """
-        decoder = self.t5.decoder
-        bias = decoder.block[0].layer[0].SelfAttention.compute_bias(self.settings.levels, self.settings.levels)
-        bias = bias[:, :, depths][..., key_depths].masked_fill(~sees[:, None], torch.finfo(bias.dtype).min)
-        unread = (1 - attention_mask[:, None, None].to(bias.dtype)) * torch.finfo(bias.dtype).min
-        states = decoder.dropout(decoder.embed_tokens(tokens))
-        for block in decoder.block:
-            states, _, _ = block(
-                states, position_bias=bias, encoder_hidden_states=hidden, encoder_decoder_position_bias=unread,
-                past_key_values=cache, is_causal=False,  # the bias says what a node sees
-            )  # fmt: skip
-        return decoder.dropout(decoder.final_layer_norm(states))
-
     def head(self, states: Tensor) -> Tensor:
-        """states (..., d_model) -> logits (..., V)."""
+        """states (..., d_model) of the decoder -> logits (..., V)."""
         scale = self.settings.d_model**-0.5 if self.t5.config.scale_decoder_outputs else 1.0
         return self.t5.lm_head(states * scale)
 
@@ -125,15 +100,3 @@ class Tiger(nn.Module):
         except (TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{folder}: not a TIGER that this version wrote ({error}); train it again") from error
         return tiger.eval()
-
-
-def new_cache() -> EncoderDecoderCache:
-    """For `Tiger.read`: of the decoder's nodes, and of the encoder output as its layers see it."""
-    return EncoderDecoderCache(DynamicCache(), DynamicCache())
-
-
-def chains(count: int, length: int, device: torch.device | str) -> Tensor:
-    """Which of count * length nodes, one chain after another, lie on the path of which: (n, n) bool, themselves
-    included."""
-    one = torch.ones(length, length, device=device).tril()
-    return torch.kron(torch.eye(count, device=device), one).bool()

@@ -1,15 +1,15 @@
 """The verifier: how likely a generative recommender is to generate an item after a history."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from specgr.beams import Beams
-from specgr.tiger import Tiger, chains, new_cache
+from specgr.tiger import Tiger
 from specgr.tokens import Codes
+from specgr.tree import Cache, draft_paths, pad_paths, read
 
 
 @dataclass(frozen=True)
@@ -61,45 +61,36 @@ class TigerVerifier:
 
 class TigerDecoder:
     """TIGER's decoder over beams and drafts. What was read of a beam stays in the cache, also when the beam is dropped:
-    nothing there is moved, a beam says what it sees. Drafts are cut off again."""
+    nothing there is moved, a beam knows its path. Drafts are cut off again."""
 
     def __init__(self, tiger: Tiger, encoded: Encoded):
         self.tiger, self.hidden, self.mask = tiger, encoded.hidden, encoded.attention_mask
-        self.cache = new_cache()
-        self.depths = self.mask.new_empty(0)  # of what the cache holds
+        self.cache = Cache()
 
     def read(self, beams: Beams, owner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Beams]:
         """See `Decoder`."""
-        width, (m, length), depth = beams.states.shape[1], rest.shape[1:], beams.depth
+        (batch, width), (m, length) = beams.states.shape, rest.shape[1:]
         inputs = torch.cat([beams.last, rest[..., :-1].flatten(1)], 1)
-        places = torch.arange(depth, depth + length, device=rest.device)
+        places = torch.arange(beams.depth, beams.depth + length, device=rest.device)
         depths = torch.cat([places[:1].expand(width), places[1:].repeat(m)])
-        own = torch.eye(width, dtype=torch.bool, device=rest.device).expand(len(rest), -1, -1)
-        sees = torch.cat([beams.sees, own], -1)  # (B, W, slots)
-        row = torch.arange(len(rest), device=rest.device)[:, None]
-        chain = chains(m, length - 1, rest.device).expand(len(rest), -1, -1)
-        above = sees[row, owner].repeat_interleave(length - 1, 1)  # (B, m * (l - d - 1), slots)
-        every = torch.cat([pad(sees, (0, chain.shape[1])), torch.cat([above, chain], -1)], 1)
-        states = self.tiger.read(
-            inputs, depths, torch.cat([self.depths, depths]), every, self.hidden, self.mask, self.cache
-        )
-        self.cache.crop(-chain.shape[1])
-        self.depths = torch.cat([self.depths, depths[:width]])
-        logits = self.tiger.head(states)
-        following = logits[:, :width].log_softmax(-1)
+        row = torch.arange(batch, device=rest.device)[:, None]
+        slots = self.cache.slots + torch.arange(width, device=rest.device)
+        path = torch.cat([beams.path, slots[None, :, None].expand(batch, -1, -1)], -1)  # (B, W, d + 1)
+        chain = draft_paths(path[row, owner], self.cache.slots + width, length - 1)
+        paths = torch.cat([pad_paths(path, chain.shape[-1]), chain], 1)
+        kept = self.cache.slots + width
+        states = read(self.tiger.t5.decoder, inputs, depths, paths, self.hidden, self.mask, self.cache)
+        self.cache.crop(kept)
+        log_probs = self.tiger.head(states).log_softmax(-1)
+        following, after = log_probs.split([width, m * (length - 1)], 1)
         first = following[row, owner, rest[..., 0]]
-        later = logits[:, width:].unflatten(1, (m, length - 1))
-        later = later.gather(-1, rest[..., 1:, None])[..., 0] - later.logsumexp(-1)
-        return (
-            following,
-            torch.cat([first[..., None], later], -1),
-            Beams(beams.tokens, beams.states, beams.log_probs, sees),
-        )
+        later = after.unflatten(1, (m, length - 1)).gather(-1, rest[..., 1:, None])[..., 0]
+        return following, torch.cat([first[..., None], later], -1), replace(beams, path=path)
 
     def keep(self, rows: Tensor) -> None:
         """See `Decoder`."""
         self.hidden, self.mask = self.hidden[rows], self.mask[rows]
-        self.cache.batch_select_indices(rows)
+        self.cache.keep(rows)
 
 
 def verification_score(log_probs: Tensor, seen: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from specgr.tokens import NOTHING
 from specgr.verify import TigerVerifier
 from tiny_tiger import random_codes, random_histories, random_tiger
 
-N_ITEMS, BATCH = 60, 8
+N_ITEMS, BATCH = 60, 6
 
 
 class Noise:
@@ -101,7 +101,7 @@ CASES = {
     "none accepted": {"draft_size": 4, "num_beams": 4, "threshold": math.inf},
     "all accepted": {"draft_size": 7, "num_beams": 12, "threshold": -math.inf},
     "one beam, one draft": {"draft_size": 1, "num_beams": 1, "threshold": -3.3},
-    "wider than the vocabulary": {"draft_size": 3, "num_beams": 40, "threshold": -3.3},
+    "wider than the vocabulary": {"draft_size": 3, "num_beams": 25, "threshold": -3.3},
     "more drafts than items": {"draft_size": 100, "num_beams": 5, "threshold": -3.3},
 }
 

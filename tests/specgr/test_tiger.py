@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from genrec.errors import UserError
-from specgr.tiger import Tiger, new_cache
+from specgr.tiger import Tiger
 from specgr.tokens import NOTHING, PAD
+from specgr.tree import Cache, read
 
 
 @pytest.fixture
@@ -30,11 +31,11 @@ def test_reading_token_by_token_from_the_cache_is_reading_at_once(codes, tiger, 
     _, mask, hidden = encoded
     tokens = codes.tokens[[7, 8, 9]]
     inputs = torch.cat([torch.full((3, 1), PAD), tokens[:, :-1]], 1)
-    cache, states = new_cache(), []
+    cache, states = Cache(), []
     for depth in range(codes.levels):
-        keys = torch.arange(depth + 1)
-        sees = torch.ones(1, 1, depth + 1, dtype=torch.bool)
-        states.append(tiger.read(inputs[:, [depth]], keys[-1:], keys, sees, hidden, mask, cache))
+        path = torch.arange(depth + 1)
+        paths = path.expand(3, 1, -1)
+        states.append(read(tiger.t5.decoder, inputs[:, [depth]], path[-1:], paths, hidden, mask, cache))
     torch.testing.assert_close(
         tiger.head(torch.cat(states, 1)), tiger.logits(hidden, mask, tokens[:, None])[:, 0], atol=1e-4, rtol=1e-4
     )
