@@ -9,14 +9,13 @@ from conftest import ROOT
 
 MAY_IMPORT = {
     "beamsd": {"torch", "transformers", "safetensors"},  # safetensors comes with transformers
-    "genrec": {"beamsd", "torch", "transformers", "numpy", "fire"},
+    "genrec": {"beamsd", "torch", "transformers", "numpy", "fire", "pandas", "matplotlib"},
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
         "pandas", "matplotlib",
     },
     "specgr": {
         "genrec", "beamsd", "torch", "transformers", "accelerate", "safetensors", "datasets", "numpy", "pandas", "yaml",
-        "matplotlib",
     },
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genrec.catalogue import Catalogue, find_index
-from genrec.dataset import Dataset, load_dataset
+from genrec.dataset import Dataset, Sample, load_dataset
 from genrec.errors import UserError
 from genrec.splits import SPLITS
 from specgr.tokens import NOTHING, Codes
@@ -49,6 +49,11 @@ class Examples:
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self[order[:most].sort().values]
+
+    def samples(self) -> list[Sample]:
+        """As `genrec` has them, numbered; each has one label."""
+        rows = zip(self.histories.tolist(), self.targets.tolist(), strict=True)
+        return [Sample(i, tuple(h for h in history if h != NOTHING), (item,)) for i, (history, item) in enumerate(rows)]
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[list[int], int]], max_history: int) -> "Examples":
