@@ -240,7 +240,8 @@ def _convert(value: object, hint: object, where: str) -> object:
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
     if typing.get_origin(hint) is tuple:  # a,b or [a, b]
-        values = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+        value = _yaml(f"[{value}]", where) if isinstance(value, str) else value
+        values = value if isinstance(value, list) else [value]
         return tuple(_convert(item, typing.get_args(hint)[0], where) for item in values)
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:

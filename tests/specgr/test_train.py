@@ -13,41 +13,9 @@ from safetensors.torch import load_file
 
 from conftest import ROOT
 from genrec.errors import UserError
-from genrec.toy import make_toy
-from specgr import train
-from specgr.config import Plan, read_arguments
+from specgr.config import Plan
 from specgr.training import batch_rows, learning_rate
-
-CONFIG = """
-dataset: toy
-digits: 32
-max_history: 4
-tiger: {d_model: 16, d_ff: 16, layers: 1, heads: 2, d_kv: 8, projection: 8, dropout: 0.1}
-unisrec: {hidden: 8, inner: 8, layers: 1, experts: 2}
-train_tiger: {steps: 6, eval_steps: 3, batch_size: 16, learning_rate: 3e-3, warmup_steps: 2}
-train_unisrec: {epochs: 0, steps: 4, eval_steps: 2, batch_size: 16, learning_rate: 3e-3}
-stage1: {epochs: 0, steps: 4, eval_steps: 2, batch_size: 16, generation_batch_size: 8, learning_rate: 3e-3}
-stage2: {epochs: 0, steps: 4, eval_steps: 2, batch_size: 16, generation_batch_size: 8, learning_rate: 1e-3}
-validation: {samples: 20, k: 10}
-"""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    make_toy(n_items=150, n_users=200, new_items=0.6).save(folder / "data/toy")
-    (folder / "config.yaml").write_text(CONFIG)
-    return folder
-
-
-def flags(world, output, *more):
-    return ["--config", str(world / "config.yaml"), "--data_path", str(world / "data"), "--embeddings",
-            str(world / "data/toy/embeddings.npy"), "--output_dir", str(world / output), *more]  # fmt: skip
-
-
-def run(world, output, *more):
-    train.main(*read_arguments(flags(world, output, *more), train.Flags))
-    return world / output / "toy"
+from tiny_world import flags, run
 
 
 def worker(world, kind, output, *more, processes=1):
@@ -57,11 +25,6 @@ def worker(world, kind, output, *more, processes=1):
         env=os.environ | {"PYTHONPATH": str(ROOT / "code"), "OMP_NUM_THREADS": "1"}, text=True, capture_output=True,
         check=False,
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def trained(world):
-    return run(world, "whole")
 
 
 def assert_same_weights(one, other, **tolerance):
