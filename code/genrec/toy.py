@@ -5,9 +5,10 @@ stands: category, shelf, place on the shelf, and a fourth code that tells apart 
 the trie is bushy for two levels and nearly a line after, and a few items share an identifier. A user has a few
 favourite shelves, mostly stays on the shelf and mostly goes on to the next item there; time is global and cut 8:1:1.
 
-With `new_items`, that share of the catalogue comes out over time, on any shelf, and nobody has an item before:
-so items stand in validation and test that training does not know. Every item then has a text embedding as well, which
-says, with noise, what its identifier says.
+With `new_items`, that share of the catalogue comes out over time, on any shelf, and nobody has an item before: so items
+stand in validation and test that training does not know. Every item then has a text embedding as well: category, shelf
+and whereabouts on the shelf, with noise. Its third code is drawn at random, like that of a residual after two levels of
+quantisation: it is the item's own, and who has not seen the item cannot know it.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.catalogue import Catalogue
+from genrec.catalogue import Catalogue, Identifier
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_text
 from genrec.splits import SPLITS, Splits
@@ -78,13 +79,20 @@ def make_toy(
     splits = Splits(*({u: part[i].tolist() for u, part in enumerate(kept)} for i in range(len(SPLITS))))
     if not all(any(splits[split].values()) for split in SPLITS):
         raise UserError(f"--n_users {n_users}, --n_items {n_items}: too few to fill every split; pass more")
-    return Toy(splits, Catalogue(identifiers), _embeddings(seed, shelf_of) if new_items else None)
+    if not new_items:
+        return Toy(splits, Catalogue(identifiers))
+    return Toy(splits, Catalogue(_with_residuals(seed, identifiers)), _embeddings(seed, shelf_of))
 
 
 def _out(seed: int, n_items: int, new_items: float) -> np.ndarray:
     """When an item comes out (n_items,); -inf for those that were always there."""
     rng = np.random.default_rng([seed, 1])
     return np.where(rng.random(n_items) < new_items, rng.uniform(*OUT, size=n_items), -np.inf)
+
+
+def _with_residuals(seed: int, identifiers: dict[int, Identifier]) -> dict[int, Identifier]:
+    rng = np.random.default_rng([seed, 3])
+    return {item: (a, b, f"<c_{rng.integers(64)}>", d) for item, (a, b, _, d) in identifiers.items()}
 
 
 def _embeddings(seed: int, shelf_of: np.ndarray) -> np.ndarray:
