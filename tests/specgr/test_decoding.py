@@ -47,13 +47,21 @@ def make(drafter=None, seed=0, **settings):
 
 
 @cache
-@torch.inference_mode()
-def generate_next(verifier, history, prefix):
-    """The log-probabilities (V,) after a prefix, as transformers' decoder has them."""
-    ids, mask = verifier.codes.history(torch.tensor([history]))
-    inputs = torch.tensor([[0, *prefix]])
-    logits = verifier.tiger.t5(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs).logits
-    return logits[0, -1].log_softmax(-1).tolist()
+def following_in(verifier, history):
+    """prefix -> log-probabilities (V,) of what follows, as transformers' decoder has them; filled by `look_up`."""
+    return {}
+
+
+def look_up(verifier, history, prefixes):
+    """The log-probabilities after prefixes of one length."""
+    known = following_in(verifier, history)
+    new = [prefix for prefix in dict.fromkeys(prefixes) if prefix not in known]
+    if new:
+        ids, mask = (x.expand(len(new), -1) for x in verifier.codes.history(torch.tensor([history])))
+        inputs = torch.tensor([[0, *prefix] for prefix in new])
+        logits = verifier.tiger.t5(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs).logits[:, -1]
+        known.update(zip(new, logits.log_softmax(-1).tolist(), strict=True))
+    return [known[prefix] for prefix in prefixes]
 
 
 @torch.inference_mode()
@@ -65,11 +73,14 @@ def naive(specgr, history, k):
     ranked = sorted(range(N_ITEMS), key=lambda item: -drafter_scores[item])
     ranked = [item for item in ranked if drafter_scores[item] > -math.inf]
 
-    def following(prefix):
-        return generate_next(specgr.verifier, tuple(history.tolist()), prefix)
+    def following(prefixes):
+        return look_up(specgr.verifier, tuple(history.tolist()), prefixes)
+
+    for length in range(codes.levels):  # all at once: the reference is to be plain, not slow
+        following([tuple(item[:length]) for item in tokens])
 
     def v(item):
-        each = [following(tuple(tokens[item][:i]))[tokens[item][i]] for i in range(codes.levels)]
+        each = [following([tuple(tokens[item][:i])])[0][tokens[item][i]] for i in range(codes.levels)]
         each = each if seen[item] else each[:-1]
         return sum(each) / len(each)
 
@@ -79,7 +90,8 @@ def naive(specgr, history, k):
         for item in free[: settings.draft_size]:
             (accepted if v(item) > settings.threshold else rejected)[item] = v(item)
         rounds += 1
-        grown = {(*b, t): s + lp for b, s in beams.items() for t, lp in enumerate(following(b))}
+        after = zip(beams.items(), following(list(beams)), strict=True)
+        grown = {(*b, t): s + lp for (b, s), log_probs in after for t, lp in enumerate(log_probs)}
         beams = dict(sorted(grown.items(), key=lambda pair: -pair[1])[: settings.num_beams])
     drafted = len(accepted) + len(rejected)
     if len(accepted) >= k:
