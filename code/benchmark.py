@@ -23,13 +23,14 @@ from atspeed.evaluate import Bench
 from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE, make_methods
 from atspeed.models import check_dtype, load_model, load_tokenizer, random_model
 from atspeed.prompts import encode_prompts
-from atspeed.report import save_benchmark, timings, to_markdown, verdict
+from atspeed.report import save_benchmark, timings, verdict
 from beamsd import Prefix
 from genrec.artefacts import FACTS, make_facts, read_facts
 from genrec.cli import run
 from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
 from genrec.files import write_json
+from genrec.tables import to_markdown
 
 STAGE = "benchmark"
 SHOWN = ("method", "K", "ms", "p95 ms", "speed-up", "over gamma 0", "target calls", "target tokens", "peak MB")

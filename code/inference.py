@@ -23,13 +23,14 @@ from atspeed.methods import BASELINE, make_methods
 from atspeed.models import check_dtype, load_model, load_tokenizer
 from atspeed.processes import this_process
 from atspeed.prompts import encode_prompts
-from atspeed.report import SHORT, recommendations, save_report, summarise, to_markdown, verdict
+from atspeed.report import SHORT, recommendations, save_report, summarise, verdict
 from genrec.artefacts import FACTS, make_facts
 from genrec.catalogue import read_stop_list
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
 from genrec.files import write_json, write_text
+from genrec.tables import to_markdown
 
 STAGE = "inference"
 

@@ -17,9 +17,9 @@ import torch
 
 from atspeed.methods import GENERATE
 from atspeed.models import DTYPES, Shape, check_dtype, check_shape
-from atspeed.report import to_markdown
 from genrec.cli import run
 from genrec.errors import UserError
+from genrec.tables import to_markdown
 
 HERE = "this machine"
 

@@ -17,9 +17,10 @@ MACHINE_RANK=${MACHINE_RANK:-0}                    # 0 on the machine of MAIN_PR
 MAIN_PROCESS_IP=${MAIN_PROCESS_IP:-127.0.0.1}
 MAIN_PROCESS_PORT=${MAIN_PROCESS_PORT:-29500}
 
-# launch STAGE FLAGS…: run code/STAGE.py; its exit code is kept.
+# launch STAGE FLAGS…: run code/STAGE.py, or, where it has a dot, the module of that name; its exit code is kept.
 launch() {
-    local stage=$1 all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=()
+    local stage=$1 all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=() program=("$ROOT/code/$1.py")
+    [[ $stage == *.* ]] && program=(-m "$stage") && export PYTHONPATH=$ROOT/code${PYTHONPATH:+:$PYTHONPATH}
     shift
     [ "$NUM_MACHINES" -gt 1 ] && main=(--main_process_ip "$MAIN_PROCESS_IP" --main_process_port "$MAIN_PROCESS_PORT")
     if [ "$all" -gt 1 ] && [ "$GPUS" -gt 0 ]; then
@@ -34,5 +35,5 @@ launch() {
     fi
     mkdir -p "$LOG_DIR"
     export TENSORBOARD_LOGGING_DIR=${TENSORBOARD_LOGGING_DIR:-$LOG_DIR/tensorboard/$stage}
-    "${start[@]}" "$ROOT/code/$stage.py" "$@" 2>&1 | tee -a "$LOG_DIR/$stage.log"
+    "${start[@]}" "${program[@]}" "$@" 2>&1 | tee -a "$LOG_DIR/$stage.log"
 }

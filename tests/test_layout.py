@@ -10,11 +10,15 @@ from conftest import ROOT
 MAY_IMPORT = {
     "beamsd": {"torch", "transformers", "safetensors"},  # safetensors comes with transformers
     "genrec": {
-        "beamsd", "torch", "transformers", "safetensors", "numpy", "fire", "tqdm", "duckdb", "pyarrow", "matplotlib",
+        "beamsd", "torch", "transformers", "safetensors", "numpy", "pandas", "fire", "tqdm", "duckdb", "pyarrow",
+        "matplotlib",
     },
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
         "pandas", "matplotlib",
+    },
+    "specgr": {
+        "genrec", "beamsd", "torch", "transformers", "accelerate", "safetensors", "datasets", "numpy", "pandas", "yaml",
     },
 }  # fmt: skip
 

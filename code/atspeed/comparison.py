@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from atspeed.methods import BASELINE, GENERATE, RELAXED, STRICT
-from atspeed.report import PAPER, pyplot, to_markdown
+from atspeed.report import PAPER
 from genrec.files import atomic_path, write_text
+from genrec.tables import pyplot, to_markdown
 
 # AtSpeed-R, relaxed, Beauty, over generate on an A5000: read off the paper's figure, as those of AtSpeed-S in `PAPER`.
 PAPER_RELAXED = {1: 2.05, 3: 1.94, 5: 1.94, 10: 2.16, 20: 2.47}

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed.prompts import encode_prompts, left_pad
-from atspeed.report import items_of_beams, pyplot, to_markdown
+from atspeed.report import items_of_beams
 from beamsd import Prefix, Trie, beam_search
 from genrec.baselines import CoOccurrence, Popularity, Recommender
 from genrec.catalogue import Catalogue
@@ -19,6 +19,7 @@ from genrec.errors import UserError
 from genrec.files import atomic_path, write_text
 from genrec.metrics import METRICS, quality
 from genrec.sasrec import train_sasrec
+from genrec.tables import pyplot, to_markdown
 
 TARGET = "target"
 POPULARITY, CO_OCCURRENCE, UP_TO_DATE, SASREC = "popularity", "co-occurrence", "co-occurrence up to date", "SASRec"

@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 
@@ -14,6 +13,7 @@ from genrec.catalogue import Identifier
 from genrec.dataset import Sample
 from genrec.files import atomic_path, write_text
 from genrec.metrics import ndcg, quality, recall
+from genrec.tables import pyplot, to_markdown
 
 CUTOFFS = (1, 5, 10, 20)
 PAPER = {1: 2.33, 3: 1.97, 5: 1.84, 10: 1.87, 20: 1.82}  # AtSpeed-S, strict, Beauty: read off its figure
@@ -99,31 +99,6 @@ def verdict(records: Sequence[Record], exact: bool) -> str:
     return f"{same} of {len(lists)} lists identical for all methods; {ties} differ by a tie in float32"
 
 
-def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
-    """A Markdown table; numbers right-aligned, with as many digits as mean something."""
-    table = table[list(columns)] if columns else table
-    header = [str(name) for name in table.columns]
-    rows = [[_cell(name, value) for name, value in row.items()] for row in table.to_dict("records")]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    text = [
-        pd.api.types.is_string_dtype(table[name]) or pd.api.types.is_object_dtype(table[name]) for name in table.columns
-    ]
-    lines = [
-        "| " + " | ".join(c.ljust(w) if t else c.rjust(w) for c, w, t in zip(r, widths, text, strict=True)) + " |"
-        for r in [header, *rows]
-    ]
-    rule = "|" + "|".join("-" * (w + 2) if t else "-" * (w + 1) + ":" for w, t in zip(widths, text, strict=True)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
-
-
-def _cell(name: str, value: object) -> str:
-    if pd.isna(value):
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.4f}" if name.startswith(("Recall", "NDCG")) else f"{value:.2f}"
-
-
 def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:
     """Write results.csv, results.md (what matters first, then the time split and all cutoffs) and results.png."""
     write_text(folder / "results.csv", table.to_csv(index=False))
@@ -206,13 +181,3 @@ def plot(table: pd.DataFrame, path: Path) -> None:
     axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)
-
-
-def pyplot() -> ModuleType:
-    """Imported when something is drawn, since it takes a second; no screen is needed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot

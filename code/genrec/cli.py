@@ -9,7 +9,8 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import fire
 
@@ -20,15 +21,22 @@ _FLAG = re.compile(r"--|-[a-zA-Z]|-$")  # what fire does not take for a value
 
 def run(main: Callable[..., None]) -> None:
     """Run `main` with the flags of the command line. Its annotations are the flags' types."""
-    _set_up_logging()
     arguments = sys.argv[1:]
-    try:
+    with errors_in_one_line():
         if {"--help", "-h"} & set(arguments):
             arguments = ["--help"]  # in any other place fire would run `main` first
         else:
             arguments = _with_flag(main, arguments)
             _check_flags(main, arguments)
         fire.Fire(_typed(main), arguments)
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """A stage's log on the terminal; a user's mistake ends in one line and exit code 2."""
+    _set_up_logging()
+    try:
+        yield
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
@@ -43,7 +51,7 @@ def is_main_process() -> bool:
 def _set_up_logging() -> None:
     level = logging.INFO if is_main_process() else logging.ERROR
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    for package in ("genrec", "atspeed", "__main__"):
+    for package in ("genrec", "atspeed", "specgr", "__main__"):
         logging.getLogger(package).setLevel(level)
 
 

@@ -37,6 +37,24 @@ class Recipe:
     patience: int = 3  # epochs without a better NDCG@10 on the validation samples
 
 
+class CausalTransformer(nn.Module):
+    """What SASRec makes of a sequence of item vectors: positions, then layers of causal self-attention."""
+
+    def __init__(self, hidden: int, inner: int, layers: int, heads: int, dropout: float, max_history: int):
+        super().__init__()
+        self.position = nn.Embedding(max_history, hidden)
+        self.dropout = nn.Dropout(dropout)
+        block = nn.TransformerEncoderLayer(hidden, heads, inner, dropout, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(block, layers, nn.LayerNorm(hidden), enable_nested_tensor=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """vectors (B, P, H), right-padded with anything -> states (B, P, H), each of which has seen no later one."""
+        length = vectors.shape[1]
+        embedded = self.dropout(vectors + self.position.weight[:length])
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=vectors.device)
+        return self.blocks(embedded, mask=mask, is_causal=True)
+
+
 class SASRec(nn.Module):
     """Scores every item after every position of a sequence. The embedding is also the output layer."""
 
@@ -46,22 +64,15 @@ class SASRec(nn.Module):
         self.items, self.max_history = sorted(items), max_history
         self.row = {item: row for row, item in enumerate(self.items)}
         self.item = nn.Embedding(len(self.items), recipe.hidden_size)
-        self.position = nn.Embedding(max_history, recipe.hidden_size)
-        self.dropout = nn.Dropout(recipe.dropout)
-        block = nn.TransformerEncoderLayer(
-            recipe.hidden_size, recipe.heads, recipe.hidden_size, recipe.dropout, batch_first=True, norm_first=True
+        self.transformer = CausalTransformer(
+            recipe.hidden_size, recipe.hidden_size, recipe.layers, recipe.heads, recipe.dropout, max_history
         )
-        norm = nn.LayerNorm(recipe.hidden_size)
-        self.blocks = nn.TransformerEncoder(block, recipe.layers, norm, enable_nested_tensor=False)
-        for embedding in (self.item, self.position):
+        for embedding in (self.item, self.transformer.position):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows (B, P) long, right-padded with anything -> states (B, P, H), each of which has seen no later row."""
-        length = rows.shape[1]
-        embedded = self.dropout(self.item(rows) + self.position.weight[:length])
-        mask = nn.Transformer.generate_square_subsequent_mask(length, device=rows.device)
-        return self.blocks(embedded, mask=mask, is_causal=True)
+        return self.transformer(self.item(rows))
 
     @torch.inference_mode()
     def recommend(self, histories: Sequence[Sequence[int]], k: int) -> list[list[int]]:

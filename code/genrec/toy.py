@@ -4,6 +4,11 @@ The catalogue has categories, shelves within categories and items on shelves, an
 stands: category, shelf, place on the shelf, and a fourth code that tells apart what shares a place. As in the real data
 the trie is bushy for two levels and nearly a line after, and a few items share an identifier. A user has a few
 favourite shelves, mostly stays on the shelf and mostly goes on to the next item there; time is global and cut 8:1:1.
+
+With `new_items`, that share of the catalogue comes out over time, on any shelf, and nobody has an item before: so items
+stand in validation and test that training does not know. Every item then has a text embedding as well: category, shelf
+and whereabouts on the shelf, with noise. Its third code is drawn at random, like that of a residual after two levels of
+quantisation: it is the item's own, and who has not seen the item cannot know it.
 """
 
 from dataclasses import dataclass
@@ -11,30 +16,44 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.catalogue import Catalogue
+from genrec.catalogue import Catalogue, Identifier
 from genrec.errors import UserError
+from genrec.files import atomic_path
 from genrec.splits import SPLITS, Splits, save_texts
 
 CATEGORIES, SHELVES, FAVOURITES, SHARING = 24, 8, 3, 6
 STAY, NEXT = 0.75, 0.7  # chance to stay on the shelf; there, to take the next item
 
 
+OUT = (0.5, 1.3)  # when new items come out; nine tenths of the interactions lie before 1.2
+WIDTH, NOISE = 64, 0.1  # of an embedding; its noise beside parts of size 1
+EMBEDDINGS = "embeddings.npy"
+
+
 @dataclass(frozen=True)
 class Toy:
     splits: Splits
     catalogue: Catalogue
+    embeddings: np.ndarray | None = None  # (n_items, WIDTH) float32
 
     def save(self, folder: Path) -> None:
         """Write the released layout, in its text form."""
         save_texts(self.splits, folder)
         self.catalogue.save(folder / f"{folder.name}.index.json")
+        if self.embeddings is not None:
+            with atomic_path(folder / EMBEDDINGS) as partial, partial.open("wb") as file:
+                np.save(file, self.embeddings)
 
 
-def make_toy(seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_length: float = 10) -> Toy:
+def make_toy(
+    seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_length: float = 10, new_items: float = 0
+) -> Toy:
     """The same arguments always give the same data. Users with fewer than two training items are dropped.
 
-    Raises UserError for sizes too small to fill the shelves or the splits.
+    Raises UserError for sizes too small to fill the shelves or the splits, or a share `new_items` outside 0 … 1.
     """
+    if not 0 <= new_items <= 1:
+        raise UserError(f"--new_items must be in 0..1, not {new_items}")
     for flag, value, least in (("n_items", n_items, 50), ("n_users", n_users, 1), ("mean_length", mean_length, 4)):
         if value < least:
             raise UserError(f"--{flag} must be at least {least}, not {value}")
@@ -43,20 +62,46 @@ def make_toy(seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_lengt
     identifiers = _identifiers(rng, shelf_of)
     shelves = [np.flatnonzero(shelf_of == shelf) for shelf in range(CATEGORIES * SHELVES)]
     stocked = np.array([shelf for shelf, items in enumerate(shelves) if len(items)])
+    out = _out(seed, n_items, new_items)
     visited = rng.zipf(1.5, size=len(stocked)).clip(max=10).astype(float)  # some shelves are popular
     histories, times = [], []
     for _ in range(n_users + n_users // 8):  # some come too late to have two training items
         favourites = rng.choice(stocked, size=FAVOURITES, replace=False, p=visited / visited.sum())
-        history = _walk(rng, [shelves[shelf] for shelf in favourites], 4 + rng.poisson(mean_length - 4))
-        histories.append(history)
-        times.append(rng.random() + np.cumsum(rng.exponential(0.03, size=len(history))))
+        history = np.array(_walk(rng, [shelves[s] for s in favourites], 4 + rng.poisson(mean_length - 4)))
+        time = rng.random() + np.cumsum(rng.exponential(0.03, size=len(history)))
+        histories.append(history[time >= out[history]])
+        times.append(time[time >= out[history]])
     cuts = np.quantile(np.concatenate(times), [0.8, 0.9])
-    parts = [np.split(np.array(h), np.searchsorted(t, cuts)) for h, t in zip(histories, times, strict=True)]
+    parts = [np.split(h, np.searchsorted(t, cuts)) for h, t in zip(histories, times, strict=True)]
     kept = [part for part in parts if len(part[0]) >= 2][:n_users]
     splits = Splits(*({u: part[i].tolist() for u, part in enumerate(kept)} for i in range(len(SPLITS))))
     if not all(any(splits[split].values()) for split in SPLITS):
         raise UserError(f"--n_users {n_users}, --n_items {n_items}: too few to fill every split; pass more")
-    return Toy(splits, Catalogue(identifiers))
+    if not new_items:
+        return Toy(splits, Catalogue(identifiers))
+    return Toy(splits, Catalogue(_with_residuals(seed, identifiers)), _embeddings(seed, shelf_of))
+
+
+def _out(seed: int, n_items: int, new_items: float) -> np.ndarray:
+    """When an item comes out (n_items,); -inf for those that were always there."""
+    rng = np.random.default_rng([seed, 1])
+    return np.where(rng.random(n_items) < new_items, rng.uniform(*OUT, size=n_items), -np.inf)
+
+
+def _with_residuals(seed: int, identifiers: dict[int, Identifier]) -> dict[int, Identifier]:
+    rng = np.random.default_rng([seed, 3])
+    return {item: (a, b, f"<c_{rng.integers(64)}>", d) for item, (a, b, _, d) in identifiers.items()}
+
+
+def _embeddings(seed: int, shelf_of: np.ndarray) -> np.ndarray:
+    """What a text would say: category, shelf, and whereabouts on the shelf, with noise."""
+    rng = np.random.default_rng([seed, 2])
+    categories, shelves = (rng.normal(size=(n, WIDTH)) for n in (CATEGORIES, CATEGORIES * SHELVES))
+    along = rng.normal(size=(2, WIDTH))  # the shelf, as an arc
+    place = np.arange(len(shelf_of)) - np.searchsorted(shelf_of, shelf_of)
+    arc = place / (1 + place[np.searchsorted(shelf_of, shelf_of, side="right") - 1]) * np.pi
+    vectors = categories[shelf_of // SHELVES] + shelves[shelf_of] + np.stack([np.cos(arc), np.sin(arc)], -1) @ along
+    return (vectors + NOISE * rng.normal(size=vectors.shape)).astype(np.float32)
 
 
 def _walk(rng: np.random.Generator, shelves: list[np.ndarray], length: int) -> list[int]:

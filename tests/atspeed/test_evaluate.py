@@ -8,11 +8,12 @@ import torch
 
 from atspeed.evaluate import Bench, check_widths
 from atspeed.methods import BASELINE, GENERATE, SPECULATIVE, make_methods
-from atspeed.report import SHORT, items_of_beams, save_report, summarise, to_markdown
+from atspeed.report import SHORT, items_of_beams, save_report, summarise
 from conftest import VOCABULARY, random_items, tiny_llama
 from genrec.catalogue import Catalogue
 from genrec.dataset import Sample
 from genrec.errors import UserError
+from genrec.tables import to_markdown
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""The recommenders that are compared, from what the trainings left."""
+
+from dataclasses import replace
+
+from genrec.errors import UserError
+from specgr.beams import Prefixes
+from specgr.decoding import SpecGR, SpecGRSettings
+from specgr.drafters import Drafted, Drafter, EncoderDrafter
+from specgr.lists import Recommender
+from specgr.search import BeamSearch
+from specgr.stages import MODEL, Bench, load_items, load_tiger, open_stage
+from specgr.unisrec import Histories, UniSRec, UniSRecDrafter
+from specgr.verify import TigerVerifier
+
+PLAIN, CONSTRAINED, UNISREC, ENCODER = "TIGER", "TIGER constrained", "UniSRec", "SpecGR++ encoder"
+AUX, PLUS = "SpecGR_Aux", "SpecGR++"
+NEEDS = {
+    PLAIN: ("tiger",), CONSTRAINED: ("tiger",), UNISREC: ("unisrec",), ENCODER: ("stage2",),
+    AUX: ("tiger", "unisrec"), PLUS: ("stage2",),
+}  # fmt: skip
+
+
+def choose(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
+    """These methods, or, for none, all that the configuration has the data for; their trainings are there.
+
+    Raises UserError for a method that does not exist, or whose training is missing or of other data.
+    """
+    unknown = [name for name in names if name not in NEEDS]
+    if unknown:
+        raise UserError(f"--methods {unknown[0]}: choose from {', '.join(NEEDS)}")
+    chosen = names or tuple(name for name in NEEDS if "unisrec" not in NEEDS[name] or bench.texts is not None)
+    for stage in sorted({stage for name in chosen for stage in NEEDS[name]}):
+        open_stage(bench, stage)
+    if bench.texts is None and any("unisrec" in NEEDS[name] for name in chosen):
+        raise UserError("embeddings is not set; UniSRec and SpecGR_Aux read them: --embeddings FILE.npy")
+    return chosen
+
+
+def settings_of(bench: Bench, name: str, **changes: float | None) -> SpecGRSettings:
+    """What SpecGR_Aux or SpecGR++ is run with: the configuration's, but for the changes that are not None."""
+    section = bench.config.aux if name == AUX else bench.config.plus
+    try:
+        return replace(section, **{key: value for key, value in changes.items() if value is not None})
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+
+
+def make(bench: Bench, name: str, settings: SpecGRSettings | None = None) -> Recommender:
+    """One of NEEDS, on the device. settings: of SpecGR_Aux and SpecGR++; None: the configuration's."""
+    codes = bench.codes
+    if name == UNISREC:
+        return Drafted(Histories(), _unisrec(bench))
+    verifier = TigerVerifier(load_tiger(bench, "stage2" if name in (ENCODER, PLUS) else "tiger"), codes)
+    if name in (PLAIN, CONSTRAINED):
+        return BeamSearch(verifier, Prefixes.of(codes), constrained=name == CONSTRAINED)
+    drafter: Drafter = _unisrec(bench) if name == AUX else EncoderDrafter(verifier.tiger, load_items(bench, "stage2"))
+    if name == ENCODER:
+        return Drafted(verifier, drafter)
+    return SpecGR(verifier, drafter, Prefixes.of(codes), bench.seen, settings or settings_of(bench, name))
+
+
+def _unisrec(bench: Bench) -> UniSRecDrafter:
+    model = UniSRec.load(bench.folder("unisrec") / MODEL).to(bench.accelerator.device)
+    if model.settings.width != bench.texts.shape[1]:
+        raise UserError(
+            f"{bench.config.embeddings}: embeddings of {bench.texts.shape[1]} numbers, but UniSRec was trained on "
+            f"{model.settings.width}"
+        )
+    return UniSRecDrafter.of(model, bench.texts)

@@ -1,0 +1,155 @@
+"""Amazon Reviews 2023, absolute timestamps (5core_timestamp_w_his), as SpecGR reads it.
+
+    bash script/specgr_process_data.sh
+    PYTHONPATH=code python -m specgr.process_data --category Video_Games --output data/Video_Games
+
+Writes train, valid and test.parquet (user, history, item: numbers; see `specgr.data`), items.parquet (item,
+parent_asin, text) and facts.json. Items are numbered by first appearance, so those of training come first.
+
+The files are read by name, from the hub or from a folder of the same layout, since `datasets` no longer runs the
+repository's loading script.
+"""
+
+import html
+import json
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from genrec.artefacts import FACTS, make_facts
+from genrec.cli import run
+from genrec.errors import UserError
+from genrec.files import atomic_path, check_new, write_json
+from genrec.splits import SPLITS
+
+STAGE = "specgr.process_data"
+HUB = "hf://datasets/McAuley-Lab/Amazon-Reviews-2023"
+COLUMNS = {"user_id": "string", "parent_asin": "string", "rating": "float64", "timestamp": "int64", "history": "string"}
+TEXTS = ("title", "features", "categories", "description")
+logger = logging.getLogger(__name__)
+
+
+def main(category: str, output: str, source: str = HUB, overwrite: bool = False) -> None:
+    arguments, folder = {"category": category, "source": source}, Path(output)
+    check_new(folder, overwrite)
+    interactions = load_interactions(source, category)
+    numbers = number_items(interactions)
+    users = number_users(interactions)
+    texts = load_texts(source, category, numbers.keys())
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        for split, rows in interactions.items():
+            renamed(rows, split, users, numbers).to_parquet(partial / f"{split}.parquet")
+        items = {
+            "item": list(numbers.values()),
+            "parent_asin": list(numbers),
+            "text": [texts.get(a, "") for a in numbers],
+        }
+        datasets.Dataset.from_dict(items).to_parquet(partial / "items.parquet")
+        results = {
+            "users": len(users), "items": len(numbers), "items_without_text": len(numbers) - len(texts),
+            "items_seen": len(set(interactions["train"]["parent_asin"])),
+            "interactions": {split: len(rows) for split, rows in interactions.items()},
+        }  # fmt: skip
+        write_json(partial / FACTS, make_facts(STAGE, arguments, results=results))
+    print(f"{folder}: " + ", ".join(f"{name} {value}" for name, value in results.items()))
+
+
+def load_interactions(source: str, category: str) -> datasets.DatasetDict:
+    """The three splits with COLUMNS. Raises UserError that names a file or column that is missing."""
+    files = {split: f"{source}/benchmark/5core/timestamp_w_his/{category}.{split}.csv" for split in SPLITS}
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in COLUMNS.items()})
+    try:
+        return datasets.load_dataset("csv", data_files=files, features=features, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{files['train']}: the file, or one beside it, is not there ({error}); check --category and "
+                        "--source") from error  # fmt: skip
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise UserError(f"{files['train']}, or a split beside it: not a CSV file with the columns {', '.join(COLUMNS)} "
+                        f"({error.__cause__})") from error  # fmt: skip
+
+
+def number_items(interactions: datasets.DatasetDict) -> dict[str, int]:
+    """parent_asin -> number, by first appearance: split by split, within one by timestamp, then by row."""
+    ordered = []
+    for split in SPLITS:
+        rows = interactions[split].select_columns(["parent_asin", "timestamp"]).to_pandas()
+        ordered.append(rows["parent_asin"].to_numpy()[np.argsort(rows["timestamp"], kind="stable")])
+    return {asin: number for number, asin in enumerate(pd.unique(np.concatenate(ordered)))}
+
+
+def number_users(interactions: datasets.DatasetDict) -> dict[str, int]:
+    """user_id -> number, by first appearance in the files."""
+    together = np.concatenate([interactions[split].to_pandas()["user_id"].to_numpy() for split in SPLITS])
+    return {user: number for number, user in enumerate(pd.unique(together))}
+
+
+def renamed(rows: datasets.Dataset, split: str, users: dict[str, int], numbers: dict[str, int]) -> datasets.Dataset:
+    """The rows in numbers: user, history, item. Raises UserError that names the row of an unknown item in a history."""
+
+    def convert(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+        histories = [(history or "").split() for history in batch["history"]]
+        for row, history in zip(indices, histories, strict=True):
+            unknown = [asin for asin in history if asin not in numbers]
+            if unknown:
+                raise UserError(
+                    f"{split}, row {row + 1}: the history names {unknown[0]}, of which there is no interaction"
+                )
+        return {
+            "user": [users[user] for user in batch["user_id"]],
+            "history": [[numbers[asin] for asin in history] for history in histories],
+            "item": [numbers[asin] for asin in batch["parent_asin"]],
+        }
+
+    kinds = {
+        "user": datasets.Value("int64"),
+        "history": datasets.List(datasets.Value("int64")),
+        "item": datasets.Value("int64"),
+    }
+    return rows.map(
+        convert, batched=True, with_indices=True, remove_columns=rows.column_names, features=datasets.Features(kinds)
+    )
+
+
+def load_texts(source: str, category: str, wanted: Iterable[str]) -> dict[str, str]:
+    """parent_asin -> title, features, categories and description, for those wanted that have metadata.
+
+    The lines are JSON objects whose other fields change their type from line to line, so they are read as text.
+    """
+    file, wanted, texts, number = f"{source}/raw/meta_categories/meta_{category}.jsonl", set(wanted), {}, 0
+    try:
+        lines = datasets.load_dataset("text", data_files=file, split="train", streaming=True)
+        for line in lines:
+            number += 1
+            item = json.loads(line["text"])
+            if item["parent_asin"] in wanted:
+                texts[item["parent_asin"]] = text_of(item)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file; check --category and --source") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{file}, line {number}: not a JSON object with parent_asin ({error!r})") from error
+    if len(texts) < len(wanted):
+        logger.warning(
+            f"{file}: {len(wanted) - len(texts)} of {len(wanted)} items have no metadata; their text is empty"
+        )
+    return texts
+
+
+def text_of(item: dict) -> str:
+    """One line: each of TEXTS as a sentence, without markup."""
+    parts = []
+    for name in TEXTS:
+        value = item.get(name) or ""
+        joined = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        plain = " ".join(re.sub(r"<[^>]+>", " ", html.unescape(joined)).split())
+        parts += [plain.rstrip(".") + "."] if plain else []
+    return " ".join(parts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,116 @@
+"""Recommend with SpecGR_Aux and SpecGR++, beside TIGER and the drafters alone, and say how good and how fast they are.
+
+    bash script/specgr_inference.sh
+    PYTHONPATH=code python -m specgr.run --config code/specgr/configs/toy.yaml --eval_mode test --draft_size 50 \
+        --num_beams 30 --threshold -1.4 --max_eval_steps 1.0
+
+Writes results.csv, results.md and facts.json to {output_dir}/{dataset}/results/{eval_mode}, or to --results FOLDER.
+"""
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from genrec.artefacts import FACTS, fingerprint, make_facts
+from genrec.errors import UserError
+from genrec.files import atomic_path, check_new, write_json, write_text
+from genrec.tables import to_markdown
+from specgr.config import Config, run
+from specgr.data import SUBSETS, Examples
+from specgr.evaluate import Evaluation, evaluate
+from specgr.methods import AUX, NEEDS, PLUS, choose, make, settings_of
+from specgr.stages import Bench, open_stage
+from specgr.train import open_bench
+
+STAGE = "specgr.run"
+
+
+@dataclass(frozen=True)
+class Flags:
+    eval_mode: str = "test"  # or valid
+    draft_size: int | None = None  # of SpecGR_Aux and SpecGR++, instead of the configuration's; so the next two
+    num_beams: int | None = None
+    threshold: float | None = None
+    max_eval_steps: float = 1.0  # up to 1: this share of the requests; above: so many; a random choice
+    methods: tuple[str, ...] = ()  # of `methods.NEEDS`; none: all that there are data for
+    batch_size: int = 64
+    results: str | None = None
+    overwrite: bool = False
+
+
+def main(config: Config, flags: Flags) -> None:
+    check(flags)
+    folder = Path(flags.results or Path(config.output_dir) / config.dataset / "results" / flags.eval_mode)
+    check_new(folder, flags.overwrite)
+    bench = open_bench(config)
+    names, examples = choose(bench, flags.methods), requests_of(bench, flags.eval_mode, flags.max_eval_steps)
+    changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
+    settings = {name: settings_of(bench, name, **changes) for name in names if name in (AUX, PLUS)}
+    rows = []
+    for name in names:
+        found = evaluate_method(bench, make(bench, name, settings.get(name)), examples, flags.batch_size)
+        rows.append({"method": name} | row_of(found))
+        print(f"{name}: {found.seconds * 1000:.1f} ms a request", flush=True)
+    table, counts = pd.DataFrame(rows), found.requests
+    headline = f"{config.dataset}, {flags.eval_mode}: " + ", ".join(f"{counts[kind]} {kind}" for kind in SUBSETS)
+    headline += f" requests, batches of {flags.batch_size}"
+    headline += "".join(
+        f"; {name} δ {s.draft_size}, γ {s.threshold:g}, β {s.num_beams}" for name, s in settings.items()
+    )
+    facts = make_facts(
+        STAGE, asdict(flags), machine=machine(bench), data=bench.data.fingerprint,
+        settings={name: asdict(one) for name, one in settings.items()},
+        trained={stage: fingerprint(open_stage(bench, stage)) for name in names for stage in NEEDS[name]},
+    )  # fmt: skip
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        write_text(partial / "results.csv", table.to_csv(index=False))
+        write_text(partial / "results.md", f"{headline}\n\n{to_markdown(table)}")
+        write_json(partial / FACTS, facts)
+    print(f"\n{headline}\n\n{to_markdown(table)}\nwritten to {folder}")
+
+
+def check(flags: Flags) -> None:
+    """Raises UserError that names the flag."""
+    if flags.eval_mode not in ("valid", "test"):
+        raise UserError(f"--eval_mode {flags.eval_mode}: choose from valid, test")
+    if flags.max_eval_steps <= 0 or flags.batch_size < 1:
+        raise UserError(
+            f"--max_eval_steps {flags.max_eval_steps:g} must be above 0, --batch_size {flags.batch_size} at least 1"
+        )
+
+
+def requests_of(bench: Bench, eval_mode: str, max_eval_steps: float) -> Examples:
+    """The samples of the split, or a random choice as `Flags.max_eval_steps` says."""
+    examples: Examples = getattr(bench.data, eval_mode)
+    most = max_eval_steps * len(examples) if max_eval_steps <= 1 else max_eval_steps
+    return examples.sample(max(1, round(most)), bench.config.seed)
+
+
+def evaluate_method(bench: Bench, recommender, examples: Examples, batch_size: int) -> Evaluation:
+    """All requests, on the device."""
+    return evaluate(
+        recommender, examples.samples(), bench.seen, batch_size=batch_size, max_history=bench.config.max_history
+    )
+
+
+def row_of(found: Evaluation) -> dict[str, float | None]:
+    """A row of the table: quality by kind of target, then what it took."""
+    quality = {f"{name} {kind}": value for kind in SUBSETS for name, value in found.quality[kind].items()}
+    return quality | {
+        "unseen share": found.unseen_share, "acceptance": found.acceptance, "rounds": found.rounds,
+        "ms": found.seconds * 1000,
+    }  # fmt: skip
+
+
+def machine(bench: Bench) -> str:
+    if bench.accelerator.device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    run(main, Flags)

@@ -1,0 +1,226 @@
+"""The four things that are trained, in order, and what each leaves: weights and the facts they were made with."""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genrec.artefacts import FACTS, already_done, fingerprint, make_facts, read_facts
+from genrec.errors import UserError
+from genrec.files import atomic_path, write_json
+from specgr.beams import Prefixes
+from specgr.config import Config, Plan, flat
+from specgr.data import Data
+from specgr.decoding import SpecGR
+from specgr.drafters import Drafted, EncoderDrafter, item_embeddings
+from specgr.lists import Recommender
+from specgr.objectives import Objective, Stage1, Stage2, TigerObjective, UniSRecObjective
+from specgr.search import BeamSearch
+from specgr.tiger import Tiger, TigerSettings
+from specgr.tokens import Codes
+from specgr.training import check_division, fit
+from specgr.unisrec import Histories, UniSRec, UniSRecDrafter, UniSRecSettings
+from specgr.verify import TigerVerifier
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("tiger", "unisrec", "stage1", "stage2")
+MODEL, ITEMS = "model", "items.safetensors"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all stages work with."""
+
+    config: Config
+    data: Data
+    texts: Tensor | None  # (n_items, d), on the device
+    accelerator: Accelerator
+
+    @property
+    def codes(self) -> Codes:
+        return self.data.codes.to(self.accelerator.device)
+
+    @property
+    def seen(self) -> Tensor:
+        return self.data.seen.to(self.accelerator.device)
+
+    def folder(self, stage: str) -> Path:
+        return Path(self.config.output_dir) / self.config.dataset / stage
+
+    def new_tiger(self) -> Tiger:
+        codes = self.data.codes
+        return Tiger(TigerSettings(codes.vocabulary_size, codes.levels, **asdict(self.config.tiger)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training."""
+
+    name: str
+    plan: Plan
+    facts: dict[str, object]  # what the result follows from, besides data, seed, plan and validation
+    objective: Callable[[], Objective]  # made after seeding
+    recommender: Callable[[Objective], Recommender]  # of the present weights, to validate
+    items: Callable[[Objective], Tensor] | None = None  # item embeddings (n_items, p) to keep beside the weights
+
+
+def train(bench: Bench, names: tuple[str, ...], overwrite: bool) -> None:
+    """Train these of STAGES, in their order. Raises UserError before any work that cannot be done."""
+    for name in names:
+        check_division(plan_of(bench.config, name), plan_key(name), bench.accelerator.num_processes)
+    for name in STAGES:
+        if name in names:
+            _train(
+                bench,
+                {"tiger": _tiger, "unisrec": _unisrec, "stage1": _stage1, "stage2": _stage2}[name](bench),
+                overwrite,
+            )
+
+
+def plan_key(stage: str) -> str:
+    """The section of the configuration that says how a stage is trained."""
+    return stage if stage.startswith("stage") else f"train_{stage}"
+
+
+def plan_of(config: Config, stage: str) -> Plan:
+    return getattr(config, plan_key(stage))
+
+
+def _train(bench: Bench, stage: Stage, overwrite: bool) -> None:
+    config, accelerator, output = bench.config, bench.accelerator, bench.folder(stage.name)
+    arguments = {
+        "dataset": config.dataset, "data": bench.data.fingerprint, "seed": config.seed, **stage.facts,
+        **flat(stage.plan, plan_key(stage.name)), **flat(config.validation, "validation"),
+    }  # fmt: skip
+    work = output.with_name(output.name + ".work")
+    with accelerator.main_process_first():
+        if already_done(output, work, stage.name, arguments, overwrite):
+            return
+    torch.manual_seed(config.seed)
+    objective = stage.objective()
+    logger.info(f"{stage.name}: {sum(weight.numel() for weight in objective.model.parameters()):,} weights")
+    examples = bench.data.valid.sample(config.validation.samples, config.seed)
+
+    def validate() -> float:
+        return ndcg(
+            stage.recommender(objective), examples, config.validation.k, config.validation.batch_size, accelerator
+        )
+
+    state = fit(objective, stage.plan, config.seed, work, accelerator, validate)
+    if accelerator.is_main_process:
+        with atomic_path(output) as partial:
+            partial.mkdir()
+            objective.model.save(partial / MODEL)
+            if stage.items:
+                save_file({"items": stage.items(objective).cpu().contiguous()}, partial / ITEMS)
+            results = {
+                f"NDCG@{config.validation.k}": state.best,
+                "best_step": state.best_step,
+                "history": state.history,
+            }
+            write_json(partial / FACTS, make_facts(stage.name, arguments, results=results))
+        shutil.rmtree(work)
+        logger.info(f"{output}: validation NDCG@{config.validation.k} {state.best:.4f} at step {state.best_step}")
+    accelerator.wait_for_everyone()
+
+
+@torch.inference_mode()
+def ndcg(recommender: Recommender, examples, k: int, batch_size: int, accelerator: Accelerator) -> float:
+    """NDCG@k of lists for one target each, shared by the processes; the same number on all."""
+    gain = torch.zeros((), device=accelerator.device)
+    for start in range(accelerator.process_index * batch_size, len(examples), accelerator.num_processes * batch_size):
+        batch = examples[slice(start, start + batch_size)]
+        items = recommender.recommend(batch.histories.to(gain.device), k).items.cpu()
+        discount = 1 / torch.arange(2, items.shape[1] + 2).log2()
+        gain += ((items == batch.targets[:, None]) * discount).sum().to(gain.device)
+    return accelerator.reduce(gain, "sum").item() / len(examples)
+
+
+def _tiger(bench: Bench) -> Stage:
+    codes, prefixes = bench.codes, Prefixes.of(bench.codes)
+    return Stage(
+        "tiger", bench.config.train_tiger, flat(bench.config.tiger, "tiger"),
+        lambda: TigerObjective(bench.new_tiger(), codes, bench.data.train),
+        lambda objective: BeamSearch(TigerVerifier(objective.model, codes), prefixes, constrained=True),
+    )  # fmt: skip
+
+
+def _unisrec(bench: Bench) -> Stage:
+    if bench.texts is None:
+        raise UserError("embeddings is not set; UniSRec needs text embeddings: --embeddings FILE.npy, or leave it out")
+    config, texts = bench.config, bench.texts
+    facts = {"embeddings": hashlib.sha256(texts.cpu().numpy().tobytes()).hexdigest()[:16]}
+    settings = UniSRecSettings(texts.shape[1], config.max_history, **asdict(config.unisrec))
+    return Stage(
+        "unisrec", config.train_unisrec, facts | flat(config.unisrec, "unisrec"),
+        lambda: UniSRecObjective(UniSRec(settings), texts, bench.seen, bench.data.train),
+        lambda objective: Drafted(Histories(), UniSRecDrafter.of(objective.model, texts)),
+    )  # fmt: skip
+
+
+def _stage1(bench: Bench) -> Stage:
+    config, codes, prefixes, seen = bench.config, bench.codes, Prefixes.of(bench.codes), bench.seen
+    start = fingerprint(open_stage(bench, "tiger")) if config.stage1.from_tiger else None
+
+    def objective() -> Stage1:
+        tiger = load_tiger(bench, "tiger") if start else bench.new_tiger()
+        return Stage1(tiger, codes, bench.data.train, config.stage1, bench.accelerator.num_processes)
+
+    def recommender(objective: Objective) -> SpecGR:
+        return _plus_plus(objective.model, codes, item_embeddings(objective.model, codes), prefixes, seen, config)
+
+    facts = flat(config.tiger, "tiger") | {"tiger": start} | flat(config.plus, "plus")
+    return Stage("stage1", config.stage1, facts, objective, recommender, lambda o: item_embeddings(o.model, codes))
+
+
+def _stage2(bench: Bench) -> Stage:
+    config, codes, prefixes, seen = bench.config, bench.codes, Prefixes.of(bench.codes), bench.seen
+    facts = {"stage1": fingerprint(open_stage(bench, "stage1"))} | flat(config.plus, "plus")
+    items = load_items(bench, "stage1")
+
+    def objective() -> Stage2:
+        tiger, processes = load_tiger(bench, "stage1"), bench.accelerator.num_processes
+        return Stage2(tiger, codes, bench.data.train, config.stage2, processes, items, seen)
+
+    def recommender(objective: Objective) -> SpecGR:
+        return _plus_plus(objective.model, codes, items, prefixes, seen, config)
+
+    return Stage("stage2", config.stage2, facts, objective, recommender, lambda _: items)
+
+
+def _plus_plus(tiger: Tiger, codes: Codes, items: Tensor, prefixes: Prefixes, seen: Tensor, config: Config) -> SpecGR:
+    return SpecGR(TigerVerifier(tiger, codes), EncoderDrafter(tiger, items), prefixes, seen, config.plus)
+
+
+def open_stage(bench: Bench, name: str) -> dict:
+    """The facts of a trained stage. Raises UserError if it is not there, or was trained on other data."""
+    facts = read_facts(bench.folder(name), name, "specgr_train")
+    if facts["arguments"]["data"] != bench.data.fingerprint:
+        raise UserError(
+            f"{bench.folder(name)}: was trained on other data or identifiers than these of {bench.config.dataset}; "
+            "train it again with --overwrite, or choose another output_dir"
+        )
+    return facts
+
+
+def load_tiger(bench: Bench, name: str) -> Tiger:
+    """The TIGER that a stage left, on the device, ready to evaluate."""
+    return Tiger.load(bench.folder(name) / MODEL).to(bench.accelerator.device)
+
+
+def load_items(bench: Bench, name: str) -> Tensor:
+    """The item embeddings (n_items, p) that a stage of SpecGR++ left. Raises UserError if they are damaged."""
+    path = bench.folder(name) / ITEMS
+    try:
+        return load_file(path, str(bench.accelerator.device))["items"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: no item embeddings ({error}); train {name} again") from error

@@ -1,0 +1,89 @@
+"""What δ, γ and β trade: each of them varied while the others stay as in the configuration.
+
+    PYTHONPATH=code python -m specgr.sweep --config code/specgr/configs/toy.yaml --draft_sizes 5,20,50 \
+        --thresholds -2.2,-1.8,-1.4 --beams 10,20,50
+
+Writes sweep.csv, sweep.png and facts.json to {output_dir}/{dataset}/sweep, or to --results FOLDER. On the validation
+split unless --eval_mode says otherwise, so that what is chosen here is not chosen on the test users.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from genrec.artefacts import FACTS, make_facts
+from genrec.files import atomic_path, check_new, write_json, write_text
+from genrec.tables import pyplot
+from specgr.config import Config, run
+from specgr.methods import AUX, CONSTRAINED, PLUS, choose, make, settings_of
+from specgr.run import check, evaluate_method, machine, requests_of, row_of
+from specgr.train import open_bench
+
+LABELS = {"draft_size": "draft size δ", "threshold": "threshold γ", "num_beams": "beams β"}
+SHOWN = ("NDCG@50 in-sample", "NDCG@50 unseen", "acceptance", "ms")
+
+
+@dataclass(frozen=True)
+class Flags:
+    draft_sizes: tuple[int, ...] = (5, 10, 20, 50)
+    thresholds: tuple[float, ...] = (-2.2, -1.8, -1.6, -1.4, -1.2)
+    beams: tuple[int, ...] = (10, 20, 50)
+    eval_mode: str = "valid"
+    max_eval_steps: float = 1000
+    batch_size: int = 64
+    results: str | None = None
+    overwrite: bool = False
+
+
+def main(config: Config, flags: Flags) -> None:
+    check(flags)
+    folder = Path(flags.results or Path(config.output_dir) / config.dataset / "sweep")
+    check_new(folder, flags.overwrite)
+    bench = open_bench(config)
+    methods = [name for name in (AUX, PLUS) if name != AUX or bench.texts is not None]
+    choose(bench, (*methods, CONSTRAINED))
+    examples, rows = requests_of(bench, flags.eval_mode, flags.max_eval_steps), []
+    varied = {"draft_size": flags.draft_sizes, "threshold": flags.thresholds, "num_beams": flags.beams}
+    settings = {
+        (name, key, value): settings_of(bench, name, **{key: value})
+        for name in methods for key, values in varied.items() for value in values
+    }  # fmt: skip
+    for (name, key, value), one in settings.items():
+        found = row_of(evaluate_method(bench, make(bench, name, one), examples, flags.batch_size))
+        rows.append({"method": name, "varied": key, "value": value} | asdict(one) | found)
+        print(f"{name}, {LABELS[key]} {value:g}: " + ", ".join(f"{s} {found[s]:.4f}" for s in SHOWN), flush=True)
+    beside = row_of(evaluate_method(bench, make(bench, CONSTRAINED), examples, flags.batch_size))
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        table = pd.DataFrame([*rows, {"method": CONSTRAINED} | beside])
+        write_text(partial / "sweep.csv", table.to_csv(index=False))
+        draw(table, partial / "sweep.png")
+        facts = make_facts("specgr.sweep", asdict(flags), machine=machine(bench), data=bench.data.fingerprint)
+        write_json(partial / FACTS, facts)
+    print(f"written to {folder}")
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """A column a parameter, a row a quantity; TIGER constrained as a dotted line."""
+    plt = pyplot()
+    figure, axes = plt.subplots(len(SHOWN), len(LABELS), figsize=(11, 10), sharex="col", sharey="row", squeeze=False)
+    beside = table[table["method"] == CONSTRAINED].iloc[0]
+    for column, (key, label) in enumerate(LABELS.items()):
+        for row, shown in enumerate(SHOWN):
+            axis = axes[row, column]
+            for name, part in table[table["varied"] == key].groupby("method"):
+                axis.plot(part["value"], part[shown], marker="o", label=name)
+            if pd.notna(beside[shown]):
+                axis.axhline(beside[shown], color="grey", linestyle=":", label=CONSTRAINED)
+            axis.set_ylim(bottom=0)
+            axis.set_ylabel("" if column else shown)
+        axes[-1, column].set_xlabel(label)
+    axes[0, 0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run(main, Flags)

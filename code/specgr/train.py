@@ -1,0 +1,49 @@
+"""Train TIGER, UniSRec and the two stages of SpecGR++, those that are not trained yet.
+
+    bash script/specgr_train.sh
+    PYTHONPATH=code accelerate launch -m specgr.train --config code/specgr/configs/toy.yaml --stages tiger,stage1,stage2
+
+Writes {output_dir}/{dataset}/{tiger,unisrec,stage1,stage2}. A training that was killed goes on where it was.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from genrec.errors import UserError
+from specgr.config import Config, run
+from specgr.data import load_data, load_embeddings
+from specgr.stages import STAGES, Bench, train
+from specgr.training import new_accelerator
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Flags:
+    stages: tuple[str, ...] = STAGES
+    overwrite: bool = False  # what was trained, or begun, with other settings
+
+
+def open_bench(config: Config) -> Bench:
+    """Data and device. Raises UserError if the data cannot be read."""
+    accelerator = new_accelerator()
+    data = load_data(
+        config.data_path, config.dataset, config.index, max_history=config.max_history, digits=config.digits
+    )
+    texts = load_embeddings(config.embeddings, len(data.seen)) if config.embeddings else None
+    return Bench(config, data, texts if texts is None else texts.to(accelerator.device), accelerator)
+
+
+def main(config: Config, flags: Flags) -> None:
+    for name in flags.stages:
+        if name not in STAGES:
+            raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
+    names = flags.stages
+    if names == STAGES and config.embeddings is None:
+        logger.info("embeddings is not set: UniSRec, and with it SpecGR_Aux, is left out")
+        names = tuple(name for name in STAGES if name != "unisrec")
+    train(open_bench(config), names, flags.overwrite)
+
+
+if __name__ == "__main__":
+    run(main, Flags)

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Train TIGER, UniSRec and both stages of SpecGR++. Writes {output_dir}/{dataset}/{tiger,unisrec,stage1,stage2}.
+#   CONFIG=code/specgr/configs/games.yaml bash script/specgr_train.sh [--stages tiger,stage1] [--stage1.epochs 50] …
+# Every key of the configuration is a flag.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+CONFIG=${CONFIG:-$ROOT/code/specgr/configs/toy.yaml}
+STAGES=${STAGES:-tiger,unisrec,stage1,stage2}
+
+launch specgr.train --config "$CONFIG" --stages "$STAGES" "$@"

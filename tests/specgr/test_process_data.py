@@ -1,0 +1,66 @@
+"""Files of the schema of Amazon Reviews 2023 become numbered samples."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from genrec.catalogue import Catalogue
+from genrec.errors import UserError
+from specgr.data import load_data
+from specgr.process_data import main
+
+TRAIN = [("u1", "B2", 100, ""), ("u1", "B1", 300, "B2"), ("u2", "B3", 200, ""), ("u2", "B2", 400, "B3")]
+VALID = [("u1", "B4", 500, "B2 B1"), ("u3", "NA", 600, "")]
+TEST = [("u3", "B1", 700, "NA"), ("u1", "B5", 800, "B2 B1 B4"), ("u2", "B3", 900, "B3 B2")]
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    csv = tmp_path / "source/benchmark/5core/timestamp_w_his"
+    csv.mkdir(parents=True)
+    for split, rows in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+        lines = [f"{user},{item},5.0,{time},{history}" for user, item, time, history in rows]
+        (csv / f"Games.{split}.csv").write_text("\n".join(["user_id,parent_asin,rating,timestamp,history", *lines, ""]))
+    meta = tmp_path / "source/raw/meta_categories"
+    meta.mkdir(parents=True)
+    items = [
+        {"parent_asin": "B2", "title": "Chess &amp; Go", "features": ["Two<br>boards", "wood"], "categories": [],
+         "description": ["Old."], "store": "S", "price": 3.5, "details": {"Age": 8}},
+        {"parent_asin": "B9", "title": "Not sold", "features": [], "price": None, "details": {}},
+        {"parent_asin": "NA", "title": "No name", "features": [], "categories": ["Games", "Board"], "price": "—"},
+    ]  # fmt: skip
+    (meta / "meta_Games.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    return tmp_path / "source"
+
+
+def test_items_are_numbered_by_first_appearance_and_new_ones_are_unseen(source, tmp_path):
+    folder = tmp_path / "data/games"
+    main("Games", str(folder), str(source))
+    items = pd.read_parquet(folder / "items.parquet")
+    assert items["parent_asin"].tolist() == ["B2", "B3", "B1", "B4", "NA", "B5"]
+    assert items["text"].tolist() == ["Chess & Go. Two boards, wood. Old.", "", "", "", "No name. Games, Board.", ""]
+    assert json.loads((folder / "facts.json").read_text())["results"]["items_seen"] == 3
+    Catalogue({item: (f"<a_{item}>", "<b_0>") for item in range(6)}).save(folder / "games.index.json")
+    data = load_data(str(tmp_path / "data"), "games", max_history=2)
+    assert data.seen.tolist() == [True, True, True, False, False, False]
+    assert data.train.histories.tolist() == [[0, -1], [1, -1]]
+    assert data.train.targets.tolist() == [2, 0]
+    assert (data.valid.histories.tolist(), data.valid.targets.tolist()) == ([[0, 2]], [3])
+    assert (data.test.histories.tolist(), data.test.targets.tolist()) == ([[4, -1], [2, 3], [1, 0]], [2, 5, 1])
+    assert data.subset(data.test, "unseen").targets.tolist() == [5]
+    assert data.subset(data.test, "in-sample").targets.tolist() == [2, 1]
+
+
+def test_what_is_wrong_is_named(source, tmp_path):
+    with pytest.raises(UserError, match=r"Toys\.train\.csv"):
+        main("Toys", str(tmp_path / "toys"), str(source))
+    csv = source / "benchmark/5core/timestamp_w_his/Games.test.csv"
+    csv.write_text(csv.read_text().replace("B2 B1 B4", "B2 B7"))
+    with pytest.raises(UserError, match="test, row 2: the history names B7"):
+        main("Games", str(tmp_path / "games"), str(source))
+    csv.write_text("user,item\nu1,B1\n")
+    with pytest.raises(UserError, match="not a CSV file with the columns user_id"):
+        main("Games", str(tmp_path / "games"), str(source))
+    assert not (tmp_path / "games").exists()

@@ -1,0 +1,76 @@
+"""What was trained recommends: the table, the sweep, and what is refused."""
+
+import json
+from dataclasses import fields
+
+import pandas as pd
+import pytest
+
+from conftest import ROOT
+from genrec.errors import UserError
+from specgr import run, sweep
+from specgr.config import Config, read_arguments
+from tiny_world import flags
+
+
+def start(module, world, *more):
+    module.main(*read_arguments(flags(world, "whole", *more), module.Flags))
+
+
+def test_the_table_has_every_method_and_all_is_in_sample_and_unseen_together(world, trained, capsys):
+    start(run, world, "--results", str(world / "r"), "--draft_size", "7", "--threshold", "-1e9", "--batch_size", "16")
+    table = pd.read_csv(world / "r/results.csv", index_col="method")
+    assert list(table.index) == ["TIGER", "TIGER constrained", "UniSRec", "SpecGR++ encoder", "SpecGR_Aux", "SpecGR++"]
+    headline = (world / "r/results.md").read_text().splitlines()[0]
+    assert "SpecGR++ δ 7, γ -1e+09, β 50" in headline
+    numbers = {kind: int(headline.split(f" {kind}")[0].split()[-1]) for kind in ("all", "in-sample", "unseen")}
+    for metric in ("Recall@10", "NDCG@50"):
+        parts = sum(numbers[kind] * table[f"{metric} {kind}"] for kind in ("in-sample", "unseen"))
+        pd.testing.assert_series_equal(parts / numbers["all"], table[f"{metric} all"], check_names=False)
+    assert table.loc["SpecGR++", "acceptance"] == 1
+    assert table.loc["UniSRec", ["acceptance", "rounds"]].isna().all()
+    assert "SpecGR_Aux" in capsys.readouterr().out
+    assert json.loads((world / "r/facts.json").read_text())["settings"]["SpecGR_Aux"]["draft_size"] == 7
+    with pytest.raises(UserError, match="is there already"):
+        start(run, world, "--results", str(world / "r"))
+
+
+def test_the_sweep_varies_one_parameter_at_a_time(world, trained):
+    start(sweep, world, "--draft_sizes", "3,9", "--thresholds", "-9", "--beams", "4", "--max_eval_steps", "30")
+    table = pd.read_csv(trained / "sweep/sweep.csv")
+    assert len(table) == 2 * 4 + 1
+    drafted = table[(table["method"] == "SpecGR++") & (table["varied"] == "draft_size")]
+    assert drafted["draft_size"].tolist() == [3, 9]
+    assert (drafted["num_beams"] == 50).all()
+    assert (trained / "sweep/sweep.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--eval_mode", "train"), "--eval_mode train: choose from valid, test"),
+        (("--methods", "GRU"), "--methods GRU: choose from TIGER"),
+        (("--draft_size", "0"), "--draft_size is at least 1, not 0"),
+        (("--max_eval_steps", "0"), "--max_eval_steps 0 must be above 0"),
+        (("--embeddings", "null", "--methods", "UniSRec"), "embeddings is not set"),
+        (("--digits", "31"), "trained on other data or identifiers"),
+        (
+            ("--output_dir", "elsewhere"),
+            "not there, or not finished; .* script/specgr_train",
+        ),
+        (("--beams", "3"), "unknown flag --beams"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(world, trained, more, message):
+    with pytest.raises(UserError, match=message):
+        start(run, world, "--results", str(world / "refused"), *more)
+    assert not (world / "refused").exists()
+
+
+def test_every_key_of_the_configuration_is_read():
+    sources = "".join(path.read_text() for path in (ROOT / "code/specgr").glob("*.py"))
+    keys = [one.name for one in fields(Config)]
+    assert [key for key in keys if f"config.{key}" not in sources and key not in SECTIONS] == []
+
+
+SECTIONS = ("train_tiger", "train_unisrec", "stage1", "stage2")  # by `stages.plan_of`

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from genrec.errors import UserError
+from specgr.tiger import Tiger
+from specgr.tokens import NOTHING, PAD
+from specgr.tree import Cache, read
+
+
+@pytest.fixture
+def encoded(codes, tiger):
+    items = torch.tensor([[3, 1, 4, 1], [5, 9, NOTHING, NOTHING], [NOTHING, NOTHING, NOTHING, 2]])
+    ids, mask = codes.history(items)
+    return ids, mask, tiger.encode(ids, mask)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("candidates", [1, 7])
+def test_one_pass_over_many_identifiers_is_a_pass_over_each(codes, tiger, encoded, candidates):
+    ids, mask, hidden = encoded
+    tokens = codes.tokens[torch.randint(len(codes.tokens), (3, candidates))]
+    logits = tiger.logits(hidden, mask, tokens)
+    assert logits.shape == (3, candidates, codes.levels, codes.vocabulary_size)
+    for candidate in range(candidates):
+        expected = tiger.t5(input_ids=ids, attention_mask=mask, labels=tokens[:, candidate].clone()).logits
+        torch.testing.assert_close(logits[:, candidate], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_reading_token_by_token_from_the_cache_is_reading_at_once(codes, tiger, encoded):
+    _, mask, hidden = encoded
+    tokens = codes.tokens[[7, 8, 9]]
+    inputs = torch.cat([torch.full((3, 1), PAD), tokens[:, :-1]], 1)
+    cache, states = Cache(), []
+    for depth in range(codes.levels):
+        path = torch.arange(depth + 1)
+        paths = path.expand(3, 1, -1)
+        states.append(read(tiger.t5.decoder, inputs[:, [depth]], path[-1:], paths, hidden, mask, cache))
+    torch.testing.assert_close(
+        tiger.head(torch.cat(states, 1)), tiger.logits(hidden, mask, tokens[:, None])[:, 0], atol=1e-4, rtol=1e-4
+    )
+
+
+@torch.inference_mode()
+def test_an_embedding_is_the_normed_projection_of_the_mean_over_real_tokens(tiger, encoded):
+    _, mask, hidden = encoded
+    embeddings = tiger.embed(hidden, mask)
+    for row in range(3):
+        expected = tiger.projection(hidden[row, mask[row] == 1].mean(0))
+        torch.testing.assert_close(embeddings[row], expected / expected.norm(), atol=1e-5, rtol=1e-5)
+
+
+def test_training_reaches_every_weight(codes, tiger, encoded):
+    _, mask, hidden = encoded
+    (tiger.logits(hidden, mask, codes.tokens[[7, 8, 9], None]).logsumexp(-1).sum() + tiger.embed(hidden, mask)[0, 0]
+     ).backward()  # fmt: skip
+    assert all(weight.grad is not None and weight.grad.any() for weight in tiger.parameters() if weight.dim() > 1)
+
+
+def test_a_tiger_is_read_as_it_was_written(tiger, encoded, tmp_path):
+    ids, mask, hidden = encoded
+    tiger.save(tmp_path / "tiger")
+    again = Tiger.load(tmp_path / "tiger")
+    torch.testing.assert_close(again.encode(ids, mask), hidden, atol=0, rtol=0)
+    torch.testing.assert_close(again.embed(hidden, mask), tiger.embed(hidden, mask), atol=0, rtol=0)
+
+
+def test_what_is_no_tiger_is_refused_by_name(tiger, tmp_path):
+    with pytest.raises(UserError, match=r"tiger\.json"):
+        Tiger.load(tmp_path)
+    tiger.save(tmp_path / "tiger")
+    (tmp_path / "tiger" / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(UserError, match="not a TIGER"):
+        Tiger.load(tmp_path / "tiger")

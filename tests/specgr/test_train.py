@@ -1,0 +1,94 @@
+"""All four trainings on a tiny toy: killed and resumed, in two processes, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import ROOT
+from genrec.errors import UserError
+from specgr.config import Plan
+from specgr.training import batch_rows, learning_rate
+from tiny_world import flags, run
+
+
+def worker(world, kind, output, *more, processes=1):
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    return subprocess.run(
+        [sys.executable, *start, Path(__file__).with_name("train_worker.py"), kind, *flags(world, output, *more)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "code"), "OMP_NUM_THREADS": "1"}, text=True, capture_output=True,
+        check=False,
+    )  # fmt: skip
+
+
+def assert_same_weights(one, other, **tolerance):
+    weights, others = (load_file(folder / "model/model.safetensors") for folder in (one, other))
+    assert weights.keys() == others.keys()
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], **tolerance)
+
+
+def test_each_stage_leaves_its_weights_facts_and_item_embeddings(trained):
+    assert sorted(path.name for path in trained.iterdir()) == ["stage1", "stage2", "tiger", "unisrec"]
+    facts = json.loads((trained / "stage2/facts.json").read_text())
+    assert facts["arguments"]["stage2.batch_size"] == 16
+    assert [log["step"] for log in facts["results"]["history"]] == [2, 4]
+    items = [load_file(trained / stage / "items.safetensors")["items"] for stage in ("stage1", "stage2")]
+    assert torch.equal(*items), "stage 2 leaves the item embeddings as they are"
+    torch.testing.assert_close(items[0].norm(dim=-1), torch.ones(150))
+
+
+def test_a_training_killed_after_a_checkpoint_ends_as_it_would_have(world, trained):
+    done = worker(world, "killed", "killed", "--stages", "tiger")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in (world / "killed/toy/tiger.work").glob("check*")] == ["checkpoint-3"]
+    assert_same_weights(run(world, "killed", "--stages", "tiger") / "tiger", trained / "tiger", atol=0, rtol=0)
+
+
+def test_two_processes_train_what_one_does(world):
+    alike = ("--tiger.dropout", "0", "--stages", "stage1")
+    done = worker(world, "whole", "two", *alike, processes=2)
+    assert done.returncode == 0, done.stderr
+    one = run(world, "one", *alike)
+    assert_same_weights(world / "two/toy/stage1", one / "stage1", atol=2e-4, rtol=1e-3)
+
+
+def test_what_is_done_is_not_done_again_and_not_with_other_settings(world, trained, caplog):
+    before = (trained / "tiger/facts.json").stat().st_mtime_ns
+    run(world, "whole")
+    assert (trained / "tiger/facts.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"--train_tiger\.learning_rate 0\.003, not 0\.1"):
+        run(world, "whole", "--train_tiger.learning_rate", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--stages", "tigger"), "--stages tigger: choose from tiger, unisrec"),
+        (("--stages", "stage2"), "stage1: not there, or not finished"),
+        (("--embeddings", "null", "--stages", "unisrec"), "UniSRec needs text embeddings"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(world, more, message):
+    with pytest.raises(UserError, match=message):
+        run(world, "refused", *more)
+    assert not (world / "refused").exists()
+
+
+def test_an_epoch_has_every_row_and_its_last_batch_is_full():
+    rows = torch.cat([batch_rows(10, 4, step, seed=1) for step in range(3)])
+    assert sorted(rows[:10].tolist()) == list(range(10))
+    assert torch.equal(rows[10:], rows[:2])
+    assert not torch.equal(rows, torch.cat([batch_rows(10, 4, step, seed=1) for step in range(3, 6)]))
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
+    plan = Plan(steps=10, learning_rate=1.0, warmup_steps=2)
+    assert [round(learning_rate(plan, step, 10), 3) for step in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.038]
+    assert learning_rate(Plan(steps=10, learning_rate=1.0, cosine=False), 9, 10) == 1.0

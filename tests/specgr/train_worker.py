@@ -1,0 +1,24 @@
+"""Started as processes of its own by test_train.py: python train_worker.py killed|whole FLAGS…"""
+
+import os
+import signal
+import sys
+
+from specgr import train, training
+from specgr.config import read_arguments
+
+
+def main() -> None:
+    if sys.argv[1] == "killed":
+        save = training._save
+
+        def save_and_die(*args: object) -> None:
+            save(*args)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        training._save = save_and_die
+    train.main(*read_arguments(sys.argv[2:], train.Flags))
+
+
+if __name__ == "__main__":
+    main()
