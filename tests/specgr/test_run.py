@@ -36,13 +36,14 @@ def test_the_table_has_every_method_and_all_is_in_sample_and_unseen_together(wor
 
 
 def test_the_sweep_varies_one_parameter_at_a_time(world, trained):
-    start(sweep, world, "--draft_sizes", "3,9", "--thresholds", "-9", "--beams", "4", "--max_eval_steps", "30")
-    table = pd.read_csv(trained / "sweep/sweep.csv")
+    start(sweep, world, "--draft_sizes", "3,9", "--thresholds", "-9", "--beams", "4", "--max_eval_steps", "30",
+          "--results", str(world / "s"))  # fmt: skip
+    table = pd.read_csv(world / "s/sweep.csv")
     assert len(table) == 2 * 4 + 1
     drafted = table[(table["method"] == "SpecGR++") & (table["varied"] == "draft_size")]
     assert drafted["draft_size"].tolist() == [3, 9]
     assert (drafted["num_beams"] == 50).all()
-    assert (trained / "sweep/sweep.png").stat().st_size > 10_000
+    assert (world / "s/sweep.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
