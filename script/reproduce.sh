@@ -3,6 +3,7 @@
 # Small by default; every stage that is done is kept, so it goes on where it was interrupted.
 #   bash script/reproduce.sh                                             # toy data, tiny models, on two cores
 #   DATASET=beauty SEEDS="0 1 2" bash script/reproduce.sh
+#   ALPHA=0.95 TOP_K=256 OUTPUT_DIR=output/more-alignment bash script/reproduce.sh      # any variable of a stage
 #   DATASET=beauty TARGET_BASE=/path/to/llama-7b DRAFT_BASE=/path/to/llama-68m bash script/reproduce.sh
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
