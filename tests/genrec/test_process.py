@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -414,7 +415,8 @@ def test_an_interruption_leaves_nothing(tmp_path):
     source = tmp_path / "raw.csv"
     ratings(300_000, 9_000, 5_000).to_csv(source, index=False)
     command = [sys.executable, ROOT / "code/process_data.py", "--input", source, "--output", tmp_path / OUT]
-    stage = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell runs in the background ignores it
+    stage = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heard)
     while not list(tmp_path.glob(".out.partial-*/work")):
         assert stage.poll() is None
         time.sleep(0.01)
