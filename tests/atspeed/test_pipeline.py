@@ -287,6 +287,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(world, tmp_path, st
         assert torch.equal(killed[name], weight), name
 
 
+@pytest.mark.slow
 def test_interrupted_teacher_data_are_finished_to_the_same_bytes(world, tmp_path):
     """Two processes, killed by kill -9 after the first shard: what they had written by then is not written again."""
     folder, _ = world

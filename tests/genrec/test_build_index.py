@@ -57,6 +57,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_index(tmp_path, one_thread):
     """kill -9 after the first checkpoint, and the command again."""
     whole, folder = tmp_path / "whole", tmp_path / "killed"

@@ -51,6 +51,7 @@ def test_a_training_killed_after_a_checkpoint_ends_as_it_would_have(world, train
     assert_same_weights(run(world, "killed", "--stages", "tiger") / "tiger", trained / "tiger", atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(world):
     alike = ("--tiger.dropout", "0", "--stages", "stage1")
     done = worker(world, "whole", "two", *alike, processes=2)
