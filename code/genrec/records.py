@@ -6,6 +6,7 @@ duckdb sees the raw ids, which it keeps on disk where they do not fit; what come
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,11 +90,14 @@ def _load(database: duckdb.DuckDBPyConnection, number: int, source: Source) -> N
 
     def batches() -> Iterator[pa.RecordBatch]:
         line = 1
+        for block in read_blocks(source.path, lambda position: bar.update(position - bar.n)):
+            batch = as_lines(block, line)
+            line += len(batch)
+            yield batch
+
+    def watched() -> Iterator[pa.RecordBatch]:
         try:
-            for block in read_blocks(source.path, lambda position: bar.update(position - bar.n)):
-                batch = as_lines(block, line)
-                line += len(batch)
-                yield batch
+            yield from _ahead(batches())
         except UserError as error:  # duckdb would wrap it
             failure.append(error)
             raise
@@ -104,12 +108,21 @@ def _load(database: duckdb.DuckDBPyConnection, number: int, source: Source) -> N
                 database.execute(query, {"path": str(source.path)})
             else:
                 schema = pa.schema({"line": pa.int64(), "text": pa.string()})
-                database.register("lines", pa.RecordBatchReader.from_batches(schema, batches()))
+                database.register("lines", pa.RecordBatchReader.from_batches(schema, watched()))
                 database.execute(query)
     except (duckdb.Error, pa.ArrowException) as error:
         if failure:
             raise failure[0] from None
         raise UserError(f"{source.path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, each made while duckdb parses the one before: unpacking a gz takes as long as parsing it."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def _parsed(source: Source, number: int) -> str:
