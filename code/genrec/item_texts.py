@@ -71,7 +71,7 @@ def item_names(folder: Path) -> list[str]:
     table = _parquet(path)
     lacking = {"raw_id", NUMBER} - set(table.schema_arrow.names)
     if lacking:
-        raise UserError(f"{path}: has no column {min(lacking)}; process_data.sh writes raw and {NUMBER}")
+        raise UserError(f"{path}: has no column {min(lacking)}; process_data.sh writes raw_id and {NUMBER}")
     columns = table.read(["raw_id", NUMBER]).to_pydict()
     names = {number: str(raw) for raw, number in zip(columns["raw_id"], columns[NUMBER], strict=True)}
     if sorted(names) != list(range(len(columns["raw_id"]))) or len(set(names.values())) < len(names):

@@ -1,21 +1,18 @@
 """TIGER: a T5 that reads the tokens of a history and generates those of the next item (Rajput et al., NeurIPS 2023)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import T5Config, T5ForConditionalGeneration
 
-from genrec.errors import UserError
-from genrec.files import atomic_path, read_json, write_json
 from specgr.tokens import PAD
 from specgr.tree import Cache, draft_paths, pad_paths, read
+from specgr.weights import load_weights, save_weights
 
-SETTINGS, WEIGHTS = "tiger.json", "model.safetensors"
+SETTINGS = "tiger.json"
 
 
 @dataclass(frozen=True)
@@ -85,18 +82,9 @@ class Tiger(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write settings and weights, whole or not at all."""
-        with atomic_path(folder) as partial:
-            partial.mkdir()
-            write_json(partial / SETTINGS, asdict(self.settings))
-            save_model(self, str(partial / WEIGHTS))
+        save_weights(self, folder, SETTINGS)
 
     @classmethod
     def load(cls, folder: Path) -> "Tiger":
         """Read what `save` wrote, on the CPU, ready to evaluate. Raises UserError if it is missing or damaged."""
-        settings = read_json(folder / SETTINGS)
-        try:
-            tiger = cls(TigerSettings(**settings))
-            load_model(tiger, folder / WEIGHTS)
-        except (TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{folder}: not a TIGER that this version wrote ({error}); train it again") from error
-        return tiger.eval()
+        return load_weights(lambda settings: cls(TigerSettings(**settings)), folder, SETTINGS, "TIGER")

@@ -4,22 +4,19 @@ Hou et al., KDD 2022: text embeddings, adapted by a mixture of whitening experts
 score is a cosine. Trained as the inductive variant: no item embeddings of its own.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
-from genrec.errors import UserError
-from genrec.files import atomic_path, read_json, write_json
 from genrec.sasrec import CausalTransformer
 from specgr.tokens import NOTHING
 from specgr.verify import Encoded
+from specgr.weights import load_weights, save_weights
 
-SETTINGS, WEIGHTS = "unisrec.json", "model.safetensors"
+SETTINGS = "unisrec.json"
 
 
 @dataclass(frozen=True)
@@ -86,21 +83,12 @@ class UniSRec(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write settings and weights, whole or not at all."""
-        with atomic_path(folder) as partial:
-            partial.mkdir()
-            write_json(partial / SETTINGS, asdict(self.settings))
-            save_model(self, str(partial / WEIGHTS))
+        save_weights(self, folder, SETTINGS)
 
     @classmethod
     def load(cls, folder: Path) -> "UniSRec":
         """Read what `save` wrote, on the CPU, ready to evaluate. Raises UserError if it is missing or damaged."""
-        settings = read_json(folder / SETTINGS)
-        try:
-            model = cls(UniSRecSettings(**settings))
-            load_model(model, folder / WEIGHTS)
-        except (TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{folder}: not a UniSRec that this version wrote ({error}); train it again") from error
-        return model.eval()
+        return load_weights(lambda settings: cls(UniSRecSettings(**settings)), folder, SETTINGS, "UniSRec")
 
 
 @dataclass(frozen=True)

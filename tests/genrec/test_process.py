@@ -4,7 +4,6 @@ import gzip
 import importlib.util
 import io
 import json
-import os
 import random
 import re
 import shutil
@@ -14,14 +13,13 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import genrec.raw as raw_module
-from conftest import ROOT, STAGES, save_encoder, script, succeed
+from conftest import BEAUTY, ROOT, STAGES, save_encoder, script, succeed
 from genrec.cli import run
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
@@ -32,7 +30,6 @@ from genrec.records import read_records
 from genrec.split_report import count_splits
 from genrec.splits import SPLITS, load_splits
 
-BEAUTY = Path(os.environ.get("BEAUTY", ROOT / "../shared/data/beauty")).resolve()
 DAY = 86_400
 OUT = "out"
 
