@@ -1,7 +1,6 @@
 """What a data set looks like: the numbers that a person would look at before training."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,6 @@ from genrec.splits import SPLITS, Interactions, Splits
 INTERACTIONS = "interactions.parquet"
 LATEST = 10**11  # seconds: the year 5138; milliseconds exceed it
 _NO_CAP = 2**62  # items of a history
-
-
-@dataclass(frozen=True)
-class Cold:
-    """How much of a split is of items that the training split lacks, so that no model could learn them there."""
-
-    items: int  # distinct
-    cold_items: int
-    interactions: int
-    cold_interactions: int
 
 
 def history_lengths(data: Dataset, split: str) -> np.ndarray:
@@ -69,14 +58,6 @@ def items_below(catalogue: Catalogue, length: int, interactions: Interactions | 
         return len(catalogue.identifiers) / len(below)
     chosen = [below[catalogue.identifiers[item][:length]] for items in interactions.values() for item in items]
     return sum(chosen) / len(chosen)
-
-
-def cold(splits: Splits, split: str) -> Cold:
-    """Of the validation or the test split."""
-    known = {item for items in splits.train.values() for item in items}
-    counts = Counter(item for items in splits[split].values() for item in items)
-    unknown = counts.keys() - known
-    return Cold(len(counts), len(unknown), counts.total(), sum(counts[item] for item in unknown))
 
 
 def shared_identifiers(catalogue: Catalogue) -> dict[Identifier, list[int]]:

@@ -10,6 +10,7 @@ import numpy as np
 from genrec import description, figures
 from genrec.dataset import Dataset
 from genrec.figures import NAMES
+from genrec.split_report import count_splits
 from genrec.splits import SPLITS
 
 LISTED = 1000  # identifiers that several items share; more are counted
@@ -153,7 +154,8 @@ def _children(data: Dataset) -> Section:
 
 
 def _cold(data: Dataset) -> Section:
-    found, shares = {s: description.cold(data.splits, s) for s in SPLITS[1:]}, {}
+    counts = count_splits(data.splits)
+    found, shares = {split: counts[split] for split in SPLITS[1:]}, {}
     for split, one in found.items():
         shares[split] = {"items": one.cold_items / one.items,
                          "interactions": one.cold_interactions / one.interactions}  # fmt: skip

@@ -17,9 +17,9 @@ from conftest import BEAUTY, ROOT
 from genrec import description
 from genrec.catalogue import Catalogue, find_index
 from genrec.dataset import Dataset, load_dataset
-from genrec.description import Cold
 from genrec.errors import UserError
 from genrec.page import make_page
+from genrec.split_report import count_splits
 from genrec.splits import SPLITS, Splits
 from genrec.toy import make_toy
 from inspect_data import main
@@ -44,8 +44,10 @@ def test_hand_worked_numbers():
     assert description.items_below(catalogue, 0) == 7
     assert description.items_below(catalogue, 1) == pytest.approx(7 / 3)
     assert description.items_below(catalogue, 2, splits.train) == pytest.approx((5 * 2 + 1) / 6)
-    assert description.cold(splits, "valid") == Cold(items=2, cold_items=1, interactions=3, cold_interactions=2)
-    assert description.cold(splits, "test") == Cold(items=4, cold_items=2, interactions=5, cold_interactions=3)
+    counted = {"valid": (2, 1, 3, 2), "test": (4, 2, 5, 3)}
+    for split, numbers in counted.items():
+        of = count_splits(splits)[split]
+        assert (of.items, of.cold_items, of.interactions, of.cold_interactions) == numbers
     assert description.shared_identifiers(catalogue) == {("c", "z"): [4, 5, 6], ("a", "x"): [0, 1]}
 
 
@@ -73,7 +75,7 @@ def test_the_released_beauty_data_have_the_published_trie():
     assert sum(map(len, description.shared_identifiers(data.catalogue).values())) == 21
     assert [len(description.history_lengths(data, split)) for split in SPLITS] == [19_383, 4_295, 3_553]
     assert description.popularity(data.splits.train).sum() == 122_241
-    assert [description.cold(data.splits, split).interactions for split in SPLITS[1:]] == [9_316, 7_313]
+    assert [count_splits(data.splits)[split].interactions for split in SPLITS[1:]] == [9_316, 7_313]
 
 
 @pytest.fixture
