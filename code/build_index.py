@@ -4,11 +4,14 @@
     python code/build_index.py --dataset beauty --embeddings beauty.npy --method rq-kmeans
 
 Writes DATA_PATH/DATASET/DATASET.INDEX_NAME.json, and the folder DATASET.INDEX_NAME beside it: model, embeddings of the
-texts, report.json, sharing.json (items that still share an identifier), without_text.json, facts.json. With --extend,
-items that are not in the index yet get identifiers under the trained codebooks, whatever the flags of the training say;
-the others keep theirs.
+texts, report.json, sharing.json (items that still share an identifier), without_text.json, facts.json. With
+--fit_on train, codebooks are fitted to the items of training interactions alone, and the others get their identifiers
+as new items. With --distinct digit, an identification digit tells apart the items of the same codes (TIGER, SpecGR).
+With --extend, items that are not in the index yet get identifiers under the trained codebooks, whatever the flags of
+the training say; the others keep theirs.
 """
 
+import logging
 import re
 import shutil
 from dataclasses import asdict, fields
@@ -21,13 +24,16 @@ from genrec.artefacts import FACTS, already_done, make_facts, read_facts
 from genrec.catalogue import Catalogue
 from genrec.cli import run
 from genrec.errors import UserError
-from genrec.files import write_json
-from genrec.identifiers import Report, extend_index, identifiers_of, write_reports
+from genrec.files import sha256, write_json
+from genrec.identifiers import Report, extend_index, identifiers_of, resolve_in_turn, write_reports
 from genrec.rqvae import Settings, load_model, save_model
 from genrec.rqvae_training import fit
 from genrec.sources import open_source
+from genrec.splits import seen_items
 
 STAGE, MODEL = "build_index", "model.safetensors"
+FIT_ON = ("all", "train")
+logger = logging.getLogger(__name__)
 
 
 def main(
@@ -41,11 +47,13 @@ def main(
     encode_batch_size: int = 32,
     dtype: str = "float32",
     embeddings: str | None = None,
+    fit_on: str = "all",
     method: str = Settings.method,
     codebooks: tuple[int, ...] = Settings.codebooks,
     hidden: tuple[int, ...] = Settings.hidden,
     latent: int = Settings.latent,
     beta: float = Settings.beta,
+    distinct: str = Settings.distinct,
     epsilon: float = Settings.epsilon,
     warmup_epochs: int = Settings.warmup_epochs,
     epochs: int = Settings.epochs,
@@ -61,6 +69,8 @@ def main(
     arguments = {k: v for k, v in locals().items() if k not in ("encode_batch_size", "extend", "overwrite")}
     settings = Settings(**{field.name: arguments[field.name] for field in fields(Settings)})
     settings.check()
+    if fit_on not in FIT_ON:
+        raise UserError(f"--fit_on {fit_on}: choose from {', '.join(FIT_ON)}")
     name = index_name or method
     if not re.fullmatch(r"[\w-]+", name):
         raise UserError(f"--index_name {name}: letters, digits, - and _ only")
@@ -78,16 +88,18 @@ def main(
     if extend:
         print("\n".join(extend_index(index, load_model(output / MODEL, device), source)))
         return
-    arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()} | {"source": source.about}
+    rows = rows_to_fit(index.parent, fit_on, len(source.names))
+    about = source.about if rows is None else source.about | {"fit_on": sha256(repr(rows.tolist()).encode())[:16]}
+    arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()} | {"source": about}
     if already_done(output, output, STAGE, arguments, overwrite):
         if not index.is_file():
             raise UserError(f"{index}: is gone, though {output} says that it was written; pass --overwrite")
         return
 
     vectors = source.all(output)
-    fitted = fit(vectors, settings, work=output / "training", device=device)
+    fitted = fit(vectors, settings, rows=rows, work=output / "training", device=device)
     nearest = fitted.model.codes(vectors)
-    codes = fitted.model.resolve(vectors, nearest)
+    codes = resolve_in_turn(fitted.model, vectors, nearest, rows)
     report = Report.of(fitted.model, vectors, nearest, codes)
     catalogue = Catalogue(identifiers_of(codes))
     save_model(fitted.model, output / MODEL)
@@ -99,6 +111,17 @@ def main(
     others = [path.name for path in sorted(index.parent.glob(f"{dataset}.*.json")) if path != index]
     print("\n".join(shown))
     print(f"written to {index}" + (f"; pass it with --index, as {', '.join(others)} lies beside it" if others else ""))
+
+
+def rows_to_fit(folder: Path, fit_on: str, n_items: int) -> torch.Tensor | None:
+    """The items (m,) long that codebooks are fitted to; None for all. Raises UserError if the data set lacks one."""
+    if fit_on == "all":
+        return None
+    rows = seen_items(folder)
+    if rows[-1] >= n_items:
+        raise UserError(f"{folder}: item {rows[-1]} is in training, but items.parquet names {n_items} items alone")
+    logger.info(f"codebooks are fitted to the {len(rows)} of {n_items} items that are in training")
+    return torch.tensor(rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
+FIT_ON=${FIT_ON:-all}                           # or train: codebooks of the items of training interactions alone
 METHOD=${METHOD:-rq-vae}                        # or rq-kmeans: no network, seconds
 INDEX_NAME=${INDEX_NAME:-$METHOD}
 ITEMS=${ITEMS:-}                                # metadata: JSON lines, Python-dict lines, CSV (plain or .gz), Parquet
@@ -16,6 +17,7 @@ CODEBOOKS=${CODEBOOKS:-256,256,256,256}         # codes, by level
 HIDDEN=${HIDDEN:-2048,1024,512,256,128,64}      # of the encoder of the RQ-VAE; its decoder mirrors it
 LATENT=${LATENT:-32}
 BETA=${BETA:-0.25}                              # weight of the commitment loss
+DISTINCT=${DISTINCT:-sinkhorn}                  # or digit: one level more tells apart the items of the same codes
 EPSILON=${EPSILON:-0.003}                       # of Sinkhorn on the last level; 0: nearest
 WARMUP_EPOCHS=${WARMUP_EPOCHS:-2}               # of the autoencoder alone, before k-means; LC-Rec: 0
 EPOCHS=${EPOCHS:-30}
@@ -26,6 +28,6 @@ SEED=${SEED:-0}
 
 NUM_PROCESSES=1 NUM_MACHINES=1 launch build_index \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index_name "$INDEX_NAME" --items "$ITEMS" --encoder "$ENCODER" \
-    --embeddings "$EMBEDDINGS" --method "$METHOD" --codebooks "$CODEBOOKS" --hidden "$HIDDEN" --latent "$LATENT" \
-    --beta "$BETA" --epsilon "$EPSILON" --warmup_epochs "$WARMUP_EPOCHS" --epochs "$EPOCHS" \
+    --embeddings "$EMBEDDINGS" --fit_on "$FIT_ON" --method "$METHOD" --codebooks "$CODEBOOKS" --hidden "$HIDDEN" \
+    --latent "$LATENT" --beta "$BETA" --distinct "$DISTINCT" --epsilon "$EPSILON" --warmup_epochs "$WARMUP_EPOCHS" --epochs "$EPOCHS" \
     --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --dtype "$DTYPE" --seed "$SEED" "$@"

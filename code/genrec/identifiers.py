@@ -10,8 +10,8 @@ from torch import Tensor
 from genrec.catalogue import Catalogue, Identifier
 from genrec.errors import UserError
 from genrec.files import write_json
-from genrec.quantise import collision_rate, shared
-from genrec.rqvae import RQVAE
+from genrec.quantise import collision_rate, identification_digits, shared
+from genrec.rqvae import RQVAE, Settings
 from genrec.rqvae_training import Fit
 from genrec.sources import Source
 
@@ -24,21 +24,43 @@ def identifiers_of(codes: Tensor, first: int = 0) -> dict[int, Identifier]:
     return {item: tuple(f"<{chr(97 + level)}_{code}>" for level, code in enumerate(row)) for item, row in rows}
 
 
-def codes_of(path: Path, catalogue: Catalogue, sizes: tuple[int, ...]) -> Tensor:
-    """The codes (n, L) of a catalogue whose items are 0 … n - 1: the inverse. sizes: codes, by level.
+def codes_of(path: Path, catalogue: Catalogue, settings: Settings) -> Tensor:
+    """The codes (n, L), with an identification digit (n, L + 1), of a catalogue of the items 0 … n - 1: the inverse.
 
-    Raises UserError if it is not what codebooks of these sizes give.
+    Raises UserError if it is not what codebooks of these settings give.
     """
+    digit = settings.distinct == "digit"
+    sizes = (*settings.codebooks, *[len(catalogue.identifiers)] * digit)
     if sorted(catalogue.identifiers) != list(range(len(catalogue.identifiers))):
         raise UserError(f"{path}: the items are not numbered 0 to {len(catalogue.identifiers) - 1}")
-    codes = []
+    rows = []
     for item, identifier in sorted(catalogue.identifiers.items()):
         found = [re.fullmatch(rf"<{chr(97 + level)}_(\d+)>", token) for level, token in enumerate(identifier)]
         row = [int(match[1]) if match else -1 for match in found]
         if len(row) != len(sizes) or not all(0 <= code < size for code, size in zip(row, sizes, strict=True)):
             raise UserError(f"{path}: item {item}: {' '.join(identifier)} is not an identifier of these codebooks")
-        codes.append(row)
-    return torch.tensor(codes)
+        rows.append(row)
+    codes = torch.tensor(rows)
+    in_order = codes[codes[:, -1].argsort(stable=True)]
+    if digit and not torch.equal(identification_digits(in_order[:, :-1]), in_order[:, -1]):
+        raise UserError(f"{path}: the last level does not count the items of the same other codes from 0; make it anew")
+    return codes
+
+
+def resolve_in_turn(model: RQVAE, embeddings: Tensor, nearest: Tensor, rows: Tensor | None) -> Tensor:
+    """The nearest codes (n, L) of embeddings (n, d), made distinct as `RQVAE.resolve` does.
+
+    rows (m,) long: items whose codes come first, as if there were no others, which then get theirs as new items do.
+    None: all at once.
+    """
+    if rows is None:
+        return model.resolve(embeddings, nearest)
+    others = torch.ones(len(nearest), dtype=torch.bool)
+    others[rows] = False
+    first = model.resolve(embeddings[rows], nearest[rows])
+    codes = first.new_empty(len(nearest), first.shape[1])
+    codes[rows], codes[others] = first, model.resolve(embeddings[others], nearest[others], first)
+    return codes
 
 
 @dataclass(frozen=True)
@@ -52,28 +74,34 @@ class Report:
     collision_rate_resolved: float
     moved: int  # items that got another code on the last level
     sharing: int  # items that still share an identifier
+    digits: int | None  # items of the same codes that the identification digit tells apart, at most; None: no digit
     used: list[str]  # codes that occur of those there are, by level
     perplexity: list[float]  # by level: as many codes, if all occurred equally often
 
     @classmethod
     def of(cls, model: RQVAE, embeddings: Tensor, nearest: Tensor, codes: Tensor) -> "Report":
-        """embeddings (n, d); nearest, codes (n, L): before and after resolution."""
+        """embeddings (n, d); nearest (n, L), codes (n, L or L + 1): before and after resolution."""
         sizes = model.settings.codebooks
         counts = [torch.bincount(codes[:, level], minlength=size) for level, size in enumerate(sizes)]
         return cls(
             len(codes), model.error(embeddings, nearest), model.error(embeddings, codes), collision_rate(nearest),
-            collision_rate(codes), int((nearest != codes).any(-1).sum()), int(shared(codes).sum()),
+            collision_rate(codes), int((nearest != codes[:, : len(sizes)]).any(-1).sum()), int(shared(codes).sum()),
+            int(codes[:, -1].max()) + 1 if codes.shape[1] > len(sizes) else None,
             [f"{int((c > 0).sum())} of {len(c)}" for c in counts],
             [round(torch.special.entr(c / c.sum()).sum().exp().item(), 1) for c in counts],
         )  # fmt: skip
 
     def lines(self) -> list[str]:
+        after = (
+            f"the identification digit tells apart up to {self.digits} items of the same codes" if self.digits else
+            f"after {self.moved} of {self.items} items got another last code: {self.collision_rate_resolved:.2%}, "
+            f"{self.sharing} items still share an identifier"
+        )  # fmt: skip
         return [
             f"reconstruction error: {self.error:.4f} of the variance, {self.error_resolved:.4f} after resolution",
             *(f"level {level}: {used} codes used, perplexity {perplexity}"
               for level, (used, perplexity) in enumerate(zip(self.used, self.perplexity, strict=True))),
-            f"collision rate: {self.collision_rate:.2%}; after {self.moved} of {self.items} items got another last "
-            f"code: {self.collision_rate_resolved:.2%}, {self.sharing} items still share an identifier",
+            f"collision rate: {self.collision_rate:.2%}; {after}",
         ]  # fmt: skip
 
 
@@ -104,7 +132,7 @@ def extend_index(index: Path, model: RQVAE, source: Source) -> list[str]:
     Raises UserError if the vectors are not of the kind that the model was fitted to.
     """
     catalogue = Catalogue.load(index)
-    old = codes_of(index, catalogue, model.settings.codebooks)
+    old = codes_of(index, catalogue, model.settings)
     new = range(len(old), len(source.names))
     if not new:
         return [f"{index}: all {len(source.names)} items have an identifier, nothing to do"]

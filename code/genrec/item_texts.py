@@ -21,7 +21,7 @@ from genrec.errors import UserError
 from genrec.files import sha256
 from genrec.splits import load_splits
 
-ITEMS = "items.parquet"  # of process_data: raw_id (string), item (int)
+ITEMS = "items.parquet"  # of either process_data: raw_id (string), item (int)
 NUMBER = "item"  # the column of item numbers
 IDS = ("parent_asin", "asin", "raw_id", "item_id", NUMBER)  # columns that may name the item; the first there is taken
 FIELDS = {  # what a text says, in its order, and the columns that say it
@@ -30,6 +30,7 @@ FIELDS = {  # what a text says, in its order, and the columns that say it
     "categories": ("categories", "category"),
     "description": ("description", "features", "feature"),
 }
+TEXT = "text"  # a column that says it all, in place of FIELDS; it is taken as it is
 _BROKEN = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)  # of json and ast
 
 
@@ -96,25 +97,33 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
             continue
         number_of = number_of or {str(i) if column == NUMBER else name: i for i, name in enumerate(names)}
         item = number_of.get(str(row[column]))
-        said = {name: _say(row, columns) for name, columns in FIELDS.items()} if item is not None else {}
         if item is None:
             result.others += 1
         elif item in fields_of:
             result.twice += 1
-        elif any(said.values()):
+        elif any((said := _said(row)).values()):
             fields_of[item] = said
     if not fields_of:
         first = "".join(f"; {len(result.broken)} broken rows, the first: {b}" for b in result.broken[:1])
-        raise UserError(f"{path}: no row names an item of the data set, such as {names[0]!r}, and its title, brand, "
-                        f"categories or description; --id_column says which column names the item{first}")  # fmt: skip
+        raise UserError(f"{path}: no row names an item of the data set, such as {names[0]!r}, and its title, "
+                        "brand, categories, description or text; --id_column says which column names the item"
+                        + first)  # fmt: skip
     for item in range(len(names)):
         said = fields_of.get(item, {})
-        result.absent.update(name for name in FIELDS if not said.get(name))
+        result.absent.update(name for name in FIELDS if not said.get(name) and TEXT not in said)
         if said:
-            result.texts[item] = "\n".join(f"{name.capitalize()}: {text}" for name, text in said.items() if text)
+            parts = (f"{name.capitalize()}: {text}" for name, text in said.items() if text)
+            result.texts[item] = said[TEXT] if TEXT in said else "\n".join(parts)
         else:
             result.without.append(item)
     return result
+
+
+def _said(row: dict) -> dict[str, str]:
+    """What a row says, by field."""
+    if isinstance(row.get(TEXT), str):
+        return {TEXT: row[TEXT].strip()}
+    return {name: _say(row, columns) for name, columns in FIELDS.items()}
 
 
 def _say(row: dict, columns: Iterable[str]) -> str:

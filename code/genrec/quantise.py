@@ -90,6 +90,15 @@ def collision_rate(codes: Tensor) -> float:
     return 1 - len(torch.unique(codes, dim=0)) / len(codes)
 
 
+def identification_digits(codes: Tensor) -> Tensor:
+    """(n,) long: which one an item is, from 0 and in their order, among the items of its codes (n, L)."""
+    _, group, sizes = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
+    order, start = group.argsort(stable=True), sizes.cumsum(0) - sizes
+    digits = torch.empty_like(group)
+    digits[order] = torch.arange(len(group), device=group.device) - start[group[order]]
+    return digits
+
+
 def resolve(
     codes: Tensor, cost: Callable[[Tensor], Tensor], size: int, *, epsilon: float = 0.0, old: Tensor | None = None
 ) -> Tensor:

@@ -18,9 +18,10 @@ from torch.nn.functional import embedding, mse_loss
 
 from genrec.errors import UserError
 from genrec.files import atomic_path
-from genrec.quantise import distances, nearest, resolve, sinkhorn
+from genrec.quantise import distances, identification_digits, nearest, resolve, sinkhorn
 
 METHODS = ("rq-vae", "rq-kmeans")
+DISTINCT = ("sinkhorn", "digit")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Settings:
     hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)  # of the encoder; the decoder mirrors it
     latent: int = 32
     beta: float = 0.25  # weight of the commitment loss
-    epsilon: float = 0.003  # of Sinkhorn on the last level; 0: nearest code
+    distinct: str = "sinkhorn"  # items of equal codes get other last ones; or digit: a level more tells them apart
+    epsilon: float = 0.003  # of Sinkhorn on the last level; 0: nearest code. Nothing of it with a digit
     warmup_epochs: int = 2  # of the autoencoder alone, before codebooks are taken from its latents; LC-Rec: 0
     epochs: int = 30
     batch_size: int = 256
@@ -50,8 +52,11 @@ class Settings:
         """Raises UserError that names the flag."""
         if self.method not in METHODS:
             raise UserError(f"--method {self.method}: choose from {', '.join(METHODS)}")
-        if not 1 <= len(self.codebooks) <= 26 or min(self.codebooks) < 2:
-            raise UserError(f"--codebooks {','.join(map(str, self.codebooks))}: from 1 to 26 levels of 2 codes or more")
+        if self.distinct not in DISTINCT:
+            raise UserError(f"--distinct {self.distinct}: choose from {', '.join(DISTINCT)}")
+        most, sizes = 26 - (self.distinct == "digit"), ",".join(map(str, self.codebooks))
+        if not 1 <= len(self.codebooks) <= most or min(self.codebooks) < 2:
+            raise UserError(f"--codebooks {sizes}: from 1 to {most} levels of 2 codes or more")
         if min(self.hidden, default=1) < 1:
             raise UserError(f"--hidden {','.join(map(str, self.hidden))}: sizes must be at least 1")
         for flag in ("latent", "epochs", "batch_size", "eval_epochs"):
@@ -114,7 +119,8 @@ class RQVAE(nn.Module):
         wanted = self.normalise(embeddings)
         if not quantised:
             return mse_loss(self.decoder(self.encoder(wanted)), wanted)
-        found = self.quantise(self.encoder(wanted), self.settings.epsilon)
+        epsilon = self.settings.epsilon if self.settings.distinct == "sinkhorn" else 0.0
+        found = self.quantise(self.encoder(wanted), epsilon)
         return mse_loss(self.decoder(found.vectors), wanted) + found.loss
 
     @torch.no_grad()
@@ -124,12 +130,16 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def resolve(self, embeddings: Tensor, codes: Tensor, old_codes: Tensor | None = None) -> Tensor:
-        """codes (n, L) of embeddings (n, d), made distinct on the last level as `quantise.resolve` says.
+        """codes (n, L) of embeddings (n, d), made distinct: (n, L) as `quantise.resolve` says, or, where the settings
+        say so, (n, L + 1) with the identification digit.
 
-        old_codes (m, L): those of other items, which are not to be had; then free codes are given nearest first.
+        old_codes (m, L or L + 1): those of other items, which are not to be had; then free codes are given nearest
+        first, and digits are counted on.
         """
         old = 0 if old_codes is None else len(old_codes)
-        everyone = codes if old_codes is None else torch.cat([old_codes, codes])
+        everyone = codes if old_codes is None else torch.cat([old_codes[:, : codes.shape[1]], codes])
+        if self.settings.distinct == "digit":
+            return torch.cat([codes, identification_digits(everyone)[old:, None]], -1)
         return resolve(
             everyone, lambda rows: self._last_cost(embeddings, codes, rows - old), self.settings.codebooks[-1],
             epsilon=0.0 if old else self.settings.epsilon, old=torch.arange(len(everyone)) < old,
@@ -142,7 +152,7 @@ class RQVAE(nn.Module):
         return distances(left, self.codebooks[-1]).cpu().view(*rows.shape, -1)
 
     def sum_of_vectors(self, codes: Tensor) -> Tensor:
-        """codes (n, l <= L) of the first l levels -> (n, latent)."""
+        """codes (n, l <= L) of the first l levels -> (n, latent). An identification digit after all L adds nothing."""
         vectors = self.codebooks[0].new_zeros(len(codes), self.codebooks[0].shape[1])
         for code, codebook in zip(codes.to(self.device).T, self.codebooks, strict=False):
             vectors += codebook[code]

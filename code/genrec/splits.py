@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_bytes, sha256, write_text
@@ -72,6 +74,22 @@ def load_splits(folder: Path) -> Splits:
     splits = Splits(**loaded)
     _check_histories(folder, names, splits)
     return splits
+
+
+def seen_items(folder: Path) -> list[int]:
+    """The items of training interactions, in ascending order, of a data set in either layout: these splits, or the
+    column `item` of train.parquet (see `specgr.data`).
+
+    Raises UserError as `load_splits`, or if train.parquet has no such column.
+    """
+    path = folder / "train.parquet"
+    if not path.is_file():
+        return sorted({item for items in load_splits(folder).train.values() for item in items})
+    try:
+        return sorted(set(pyarrow.parquet.read_table(path, columns=["item"])["item"].to_pylist()))
+    except (pyarrow.ArrowInvalid, KeyError) as error:
+        raise UserError(f"{path}: not a Parquet file with a column item ({error}); write it again: bash "
+                        "script/specgr_process_data.sh") from error  # fmt: skip
 
 
 def save_texts(splits: Splits, folder: Path) -> None:

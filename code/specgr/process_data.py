@@ -4,7 +4,7 @@
     PYTHONPATH=code python -m specgr.process_data --category Video_Games --output data/Video_Games
 
 Writes train, valid and test.parquet (user, history, item: numbers; see `specgr.data`), items.parquet (item,
-parent_asin, text) and facts.json. Items are numbered by first appearance, so those of training come first.
+raw_id, text) and facts.json. Items are numbered by first appearance, so those of training come first.
 
 The files are read by name, from the hub or from a folder of the same layout, since `datasets` no longer runs the
 repository's loading script.
@@ -47,7 +47,7 @@ def main(category: str, output: str, source: str = HUB, overwrite: bool = False)
             renamed(rows, split, users, numbers).to_parquet(partial / f"{split}.parquet")
         items = {
             "item": list(numbers.values()),
-            "parent_asin": list(numbers),
+            "raw_id": list(numbers),
             "text": [texts.get(a, "") for a in numbers],
         }
         datasets.Dataset.from_dict(items).to_parquet(partial / "items.parquet")

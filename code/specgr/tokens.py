@@ -13,6 +13,7 @@ from torch import Tensor
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
 from genrec.files import atomic_path
+from genrec.quantise import identification_digits
 
 PAD = 0  # fills up histories, and starts the decoder as in T5
 NOTHING = -1  # no item: the rest of a shorter history, or of a shorter list
@@ -54,17 +55,13 @@ class Codes:
         semantic: (n_items, l - 1) long. sizes: of these levels. digits: size of the level of the identification digit.
         Raises UserError if more than `digits` items share their semantic codes.
         """
-        _, group, count = semantic.unique(dim=0, return_inverse=True, return_counts=True)
-        if count.max() > digits:
-            shared = semantic[(group == int(count.argmax())).nonzero()[0, 0]].tolist()
+        digit = identification_digits(semantic)
+        if digit.max() >= digits:
+            shared = semantic[digit.argmax()].tolist()
             raise UserError(
-                f"{int(count.max())} items share the semantic codes {shared}, but the identification digit tells apart "
-                f"{digits}; raise its size, or fit the tokenizer with more codes"
+                f"{int(digit.max()) + 1} items share the semantic codes {shared}, but the identification digit tells "
+                f"apart {digits}; raise its size, or fit the tokenizer with more codes"
             )
-        order = group.argsort(stable=True)
-        starts = count.cumsum(0) - count
-        digit = torch.empty_like(group)
-        digit[order] = torch.arange(len(group), device=group.device) - starts[group[order]]
         return cls(torch.cat([semantic, digit[:, None]], -1), (*sizes, digits))
 
     @classmethod

@@ -16,6 +16,9 @@ from conftest import ROOT, environment, save_encoder, succeed, vectors
 from genrec.catalogue import Catalogue
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
+from genrec.quantise import identification_digits
+from genrec.rqvae import Settings
+from genrec.rqvae_training import fit
 from genrec.toy import make_toy
 
 N = 120
@@ -163,6 +166,84 @@ def test_new_items_get_identifiers_and_the_old_ones_keep_theirs(tmp_path, capsys
             build(tmp_path, extend=True)
 
 
+def codes_in(index):
+    identifiers = Catalogue.load(index).identifiers
+    return torch.tensor([[int(token[3:-1]) for token in identifiers[item]] for item in range(len(identifiers))])
+
+
+@pytest.mark.parametrize(("layout", "distinct"), [("AtSpeed", "sinkhorn"), ("Parquet", "digit")])
+def test_codebooks_are_fitted_on_training_alone_and_new_items_change_no_seen_one(tmp_path, layout, distinct):
+    data = data_set(tmp_path)
+    seen = torch.randperm(N, generator=torch.Generator().manual_seed(0))[:80]
+    if layout == "Parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"item": seen.repeat(2).numpy()}), data / "train.parquet")
+    else:
+        rows = "".join(f"{user} {item + 1}\n" for user, item in enumerate(seen.repeat(3).tolist(), 1))
+        (data / "sequential_train.txt").write_text(rows)
+    found = vectors(n=N)
+    found[:20] = found[20:40]  # so that seen and new items share codes
+    np.save(tmp_path / "vectors.npy", found.numpy())
+    flags = {"fit_on": "train", "distinct": distinct, "codebooks": (8, 8, 32)}
+    codes = codes_in(build(tmp_path, **flags))
+    seen = seen.sort().values
+    settings = Settings(
+        codebooks=(8, 8, 32), hidden=(24, 16), latent=6, warmup_epochs=1, epochs=5, batch_size=16, distinct=distinct
+    )
+    model = fit(found[seen], settings).model
+    assert torch.equal(codes[seen], model.resolve(found[seen], model.codes(found[seen])))
+    new = torch.tensor([item for item in range(N) if item not in set(seen.tolist())])
+    assert torch.equal(codes[new, :2], model.codes(found[new])[:, :2]), "new items get the nearest of these codes"
+    assert len(codes.unique(dim=0)) == N, "distinct"
+    found[new] += torch.randn(len(new), 20)
+    np.save(tmp_path / "vectors.npy", found.numpy())
+    again = codes_in(build(tmp_path, **flags, overwrite=True))
+    assert torch.equal(codes[seen], again[seen])
+    assert not torch.equal(codes[new], again[new])
+    pyarrow.parquet.write_table(pyarrow.table({"item": range(60)}), data / "train.parquet")
+    with pytest.raises(UserError, match=r"toy\.mine: was made with --source"):
+        build(tmp_path, **flags)
+
+
+def test_a_digit_tells_apart_the_items_of_the_same_nearest_codes(tmp_path, capsys):
+    data = data_set(tmp_path)
+    flags = {"codebooks": (6, 6), "distinct": "digit", "epochs": 6, "eval_epochs": 1}
+    index = build(tmp_path, **flags)
+    old = np.load(tmp_path / "vectors.npy")
+    settings = Settings(
+        codebooks=(6, 6), hidden=(24, 16), latent=6, warmup_epochs=1, epochs=6, eval_epochs=1, batch_size=16,
+        distinct="digit",
+    )  # fmt: skip
+    fitted = fit(torch.from_numpy(old), settings)
+    assert fitted.best == min(fitted.looks, key=lambda look: look.resolved_error), "no collision is left to avoid"
+    codes = codes_in(index)
+    assert torch.equal(codes[:, :2], fitted.model.codes(torch.from_numpy(old))), "nobody got another code"
+    count = {}
+    for row in codes.tolist():
+        assert row[2] == count.setdefault(tuple(row[:2]), 0), "in order of item numbers"
+        count[tuple(row[:2])] += 1
+    report = json.loads((data / "toy.mine" / "report.json").read_text())
+    assert report["collision_rate"] == pytest.approx(1 - len(count) / N)
+    assert (report["digits"], report["moved"], report["sharing"]) == (max(count.values()), 0, 0)
+    assert report["error"] == report["error_resolved"] == fitted.best.resolved_error
+    assert f"tells apart up to {max(count.values())} items of the same codes" in capsys.readouterr().out
+    facts = json.loads((data / "toy.mine" / "facts.json").read_text())["arguments"]
+    assert (facts["distinct"], facts["fit_on"]) == ("digit", "all")
+    before = index.read_bytes()
+    np.save(tmp_path / "vectors.npy", np.concatenate([old, old[:8], old[:8]]))
+    number(data, N + 16)
+    build(tmp_path, extend=True)
+    assert index.read_bytes().startswith(before.rstrip(b"\n}")), "byte for byte"
+    extended = codes_in(index)
+    assert torch.equal(extended[:, 2], identification_digits(extended[:, :2]))
+    assert torch.equal(extended[N:, :2], torch.cat([codes[:8, :2]] * 2))
+    content = json.loads(index.read_text()) | {"0": [*Catalogue.load(index).identifiers[0][:2], "<c_100>"]}
+    index.write_text(json.dumps(content))
+    number(data, N + 17)
+    np.save(tmp_path / "vectors.npy", np.concatenate([old, old[:17]]))
+    with pytest.raises(UserError, match="the last level does not count the items of the same other codes"):
+        build(tmp_path, extend=True)
+
+
 def test_texts_become_identifiers_and_new_texts_new_ones(tmp_path, caplog):
     data, encoder = data_set(tmp_path), save_encoder(tmp_path / "encoder")
     words = ["Soap", "Comb", "Rose", "mild", "red", "one", "two"]
@@ -197,6 +278,8 @@ def test_texts_become_identifiers_and_new_texts_new_ones(tmp_path, caplog):
         ({"items": "x.json"}, r"--embeddings .* takes the place of --items and --encoder"),
         ({"embeddings": None, "items": "x.json", "encoder": "absent"}, r"--encoder absent: no such folder"),
         ({"method": "vq"}, r"--method vq: choose from"),
+        ({"fit_on": "valid"}, r"--fit_on valid: choose from all, train"),
+        ({"distinct": "none"}, r"--distinct none: choose from sinkhorn, digit"),
         ({"index_name": "a.b"}, r"--index_name a\.b: letters, digits"),
         ({"extend": True}, r"toy\.mine: not there, or not finished; it is written by: bash script/build_index\.sh"),
         ({"index_name": "theirs"}, r"toy\.theirs\.json: is there already, and not ours"),

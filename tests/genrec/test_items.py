@@ -63,6 +63,16 @@ def write(path, records, form):
     return path
 
 
+def test_a_column_of_texts_is_taken_as_it_is(tmp_path):
+    rows = [
+        {"item": 0, "raw_id": "B001", "text": " Soap. Mild & <i>red</i>. ", "title": "Comb"},
+        {"item": 1, "raw_id": "B002", "text": ""},
+        {"item": 2, "raw_id": "B003", "text": "Comb."},
+    ]
+    read = read_texts(write(tmp_path / "items.parquet", rows, "specgr"), NAMES)
+    assert (read.texts, read.without) == (["Soap. Mild & <i>red</i>.", "B002", "Comb."], [1])
+
+
 @pytest.mark.parametrize(
     ("form", "name"),
     [("2014", "meta.json.gz"), ("2014", "meta.json"), ("2018", "meta.json.gz"), ("2023", "meta.jsonl"),

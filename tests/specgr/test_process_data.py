@@ -39,7 +39,7 @@ def test_items_are_numbered_by_first_appearance_and_new_ones_are_unseen(source, 
     folder = tmp_path / "data/games"
     main("Games", str(folder), str(source))
     items = pd.read_parquet(folder / "items.parquet")
-    assert items["parent_asin"].tolist() == ["B2", "B3", "B1", "B4", "NA", "B5"]
+    assert items["raw_id"].tolist() == ["B2", "B3", "B1", "B4", "NA", "B5"]
     assert items["text"].tolist() == ["Chess & Go. Two boards, wood. Old.", "", "", "", "No name. Games, Board.", ""]
     assert json.loads((folder / "facts.json").read_text())["results"]["items_seen"] == 3
     Catalogue({item: (f"<a_{item}>", "<b_0>") for item in range(6)}).save(folder / "games.index.json")
