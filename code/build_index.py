@@ -58,6 +58,7 @@ def main(
     warmup_epochs: int = Settings.warmup_epochs,
     epochs: int = Settings.epochs,
     batch_size: int = Settings.batch_size,
+    optimizer: str = Settings.optimizer,
     learning_rate: float = Settings.learning_rate,
     weight_decay: float = Settings.weight_decay,
     eval_epochs: int = Settings.eval_epochs,

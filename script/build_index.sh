@@ -22,6 +22,7 @@ EPSILON=${EPSILON:-0.003}                       # of Sinkhorn on the last level;
 WARMUP_EPOCHS=${WARMUP_EPOCHS:-2}               # of the autoencoder alone, before k-means; LC-Rec: 0
 EPOCHS=${EPOCHS:-30}
 BATCH_SIZE=${BATCH_SIZE:-256}
+OPTIMIZER=${OPTIMIZER:-adamw}                   # or adagrad
 LEARNING_RATE=${LEARNING_RATE:-1e-3}
 DTYPE=${DTYPE:-float32}                         # of the encoder's weights
 SEED=${SEED:-0}
@@ -30,4 +31,4 @@ NUM_PROCESSES=1 NUM_MACHINES=1 launch build_index \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index_name "$INDEX_NAME" --items "$ITEMS" --encoder "$ENCODER" \
     --embeddings "$EMBEDDINGS" --fit_on "$FIT_ON" --method "$METHOD" --codebooks "$CODEBOOKS" --hidden "$HIDDEN" \
     --latent "$LATENT" --beta "$BETA" --distinct "$DISTINCT" --epsilon "$EPSILON" --warmup_epochs "$WARMUP_EPOCHS" --epochs "$EPOCHS" \
-    --batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" --dtype "$DTYPE" --seed "$SEED" "$@"
+    --batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER" --learning_rate "$LEARNING_RATE" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -22,6 +22,7 @@ from genrec.quantise import distances, identification_digits, nearest, resolve, 
 
 METHODS = ("rq-vae", "rq-kmeans")
 DISTINCT = ("sinkhorn", "digit")
+OPTIMIZERS = ("adamw", "adagrad")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Settings:
     warmup_epochs: int = 2  # of the autoencoder alone, before codebooks are taken from its latents; LC-Rec: 0
     epochs: int = 30
     batch_size: int = 256
+    optimizer: str = "adamw"  # or adagrad: SpecGR
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     eval_epochs: int = 5  # epochs between two looks at the collision rate, each of them a checkpoint
@@ -50,10 +52,9 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError that names the flag."""
-        if self.method not in METHODS:
-            raise UserError(f"--method {self.method}: choose from {', '.join(METHODS)}")
-        if self.distinct not in DISTINCT:
-            raise UserError(f"--distinct {self.distinct}: choose from {', '.join(DISTINCT)}")
+        for flag, choices in (("method", METHODS), ("distinct", DISTINCT), ("optimizer", OPTIMIZERS)):
+            if getattr(self, flag) not in choices:
+                raise UserError(f"--{flag} {getattr(self, flag)}: choose from {', '.join(choices)}")
         most, sizes = 26 - (self.distinct == "digit"), ",".join(map(str, self.codebooks))
         if not 1 <= len(self.codebooks) <= most or min(self.codebooks) < 2:
             raise UserError(f"--codebooks {sizes}: from 1 to {most} levels of 2 codes or more")

@@ -46,9 +46,9 @@ def fit(
 ) -> Fit:  # fmt: skip
     """Fit a model to embeddings (n, d), or to some of their rows (m,) long; the same seed gives the same model.
 
-    RQ-VAE is trained by AdamW and ends with the weights of least collision rate after resolution (0 where a digit tells
-    items apart), and of equal ones those of least error, among those looked at every `eval_epochs`. work: a folder for this fit alone, where it goes on
-    after it was killed, to the same end.
+    RQ-VAE is trained by gradient descent and ends with the weights of least collision rate after resolution (0 where a
+    digit tells items apart), and of equal ones those of least error, among those looked at every `eval_epochs`. work: a
+    folder for this fit alone, where it goes on after it was killed, to the same end.
     Raises UserError for settings out of range, or a `work` begun with others.
     """
     settings.check()
@@ -116,9 +116,8 @@ class Training:
         self.looks: list[Look] = []
         self.best: dict[str, Tensor] = {}
         settings = model.settings
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimizer = {"adamw": torch.optim.AdamW, "adagrad": torch.optim.Adagrad}[settings.optimizer]
+        self.optimizer = optimizer(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def run_epoch(self, embeddings: Tensor, order: Tensor, quantised: bool, bar: tqdm) -> float:
         """The mean loss over the rows of `order` (m,). quantised: as of RQVAE.forward."""

@@ -119,8 +119,9 @@ def test_new_items_get_free_codes_and_old_ones_are_not_asked():
     assert torch.equal(found[:, :-1], codes[:, :-1])
 
 
-def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
-    embeddings, epochs = vectors(), []
+@pytest.mark.parametrize("optimizer", ["adamw", "adagrad"])
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, optimizer):
+    embeddings, settings, epochs = vectors(), replace(SMALL, optimizer=optimizer), []
 
     class Interrupted(Exception):
         pass
@@ -131,13 +132,13 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
             raise Interrupted
         return whole(self, *arguments)
 
-    expected = fit(embeddings, SMALL)
+    expected = fit(embeddings, settings)
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     with pytest.raises(Interrupted):
-        fit(embeddings, SMALL, work=tmp_path)
+        fit(embeddings, settings, work=tmp_path)
     with pytest.raises(UserError, match=r"checkpoint.safetensors: was made with other settings"):
-        fit(embeddings, replace(SMALL, seed=1), work=tmp_path)
-    found = fit(embeddings, SMALL, work=tmp_path)
+        fit(embeddings, replace(settings, seed=1), work=tmp_path)
+    found = fit(embeddings, settings, work=tmp_path)
     assert len(epochs) == 6 + 2, "it went on after the second epoch"
     assert found.looks == expected.looks
     for name, weight in expected.model.state_dict().items():
@@ -160,6 +161,8 @@ def test_a_saved_model_is_the_same_model(tmp_path):
     ("change", "message"),
     [
         ({"method": "vq"}, "--method vq: choose from rq-vae, rq-kmeans"),
+        ({"optimizer": "sgd"}, "--optimizer sgd: choose from adamw, adagrad"),
+        ({"distinct": "digit", "codebooks": (8,) * 26}, "from 1 to 25 levels"),
         ({"codebooks": ()}, "--codebooks : from 1 to 26 levels"),
         ({"codebooks": (8, 1)}, "--codebooks 8,1: .* of 2 codes or more"),
         ({"hidden": (8, 0)}, "--hidden 8,0: sizes must be at least 1"),
