@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,16 +20,18 @@ from genrec.files import atomic_path, read_json, write_json
 
 PART = 4096  # texts that are encoded between two files
 POOLINGS = ("mean", "cls")
+ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
+ELSE = "encode with sentence-transformers yourself and pass --embeddings"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Last hidden states of a text, pooled into one vector."""
+    """Last hidden states of a text, pooled into one vector, and what a sentence-transformer does with that."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     pooling: str  # mean of the text's tokens, or cls, the first
-    unit: bool  # whether vectors have length 1
+    head: nn.Sequential  # (n, d) -> (n, d'): dense layers, normalisation; mostly nothing
     max_tokens: int  # what a text has beyond is cut off
 
     @classmethod
@@ -35,10 +40,10 @@ class Encoder:
     ) -> "Encoder":
         """The encoder at `path`: encoder-only, the encoder of an encoder-decoder, or decoder-only.
 
-        In a folder of sentence-transformers its pooling and normalisation are those of `modules.json`, else the mean.
+        In a folder of sentence-transformers what follows the model is that of `modules.json`, else the mean.
         Raises UserError if there is no model, or a module that is not supported.
         """
-        pooling, unit, inner = _modules(Path(path))
+        inner, pooling, head = _modules(Path(path))
         try:
             config = AutoConfig.from_pretrained(inner)
             tokenizer = AutoTokenizer.from_pretrained(inner)
@@ -52,7 +57,8 @@ class Encoder:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         tokenizer.padding_side = "right"
         most = getattr(config, "max_position_embeddings", None) or max_tokens
-        return cls(model.to(device).eval(), tokenizer, pooling, unit, min(max_tokens, tokenizer.model_max_length, most))
+        most = min(max_tokens, tokenizer.model_max_length, most)
+        return cls(model.to(device).eval(), tokenizer, pooling, nn.Sequential(*head).to(device).eval(), most)
 
     @torch.inference_mode()
     def encode(self, texts: list[str], batch_size: int, bar: tqdm) -> np.ndarray:
@@ -73,31 +79,55 @@ class Encoder:
         return np.stack(found)
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """states (B, P, d), mask (B, P) -> (B, d)."""
+        """states (B, P, d), mask (B, P) -> (B, d')."""
         weights = mask.float()[..., None]
         mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-        pooled = mean if self.pooling == "mean" else states[:, 0]
-        return normalize(pooled, dim=-1) if self.unit else pooled
+        return self.head(mean if self.pooling == "mean" else states[:, 0])
 
 
-def _modules(path: Path) -> tuple[str, bool, str]:
-    """Pooling, unit length, and the folder of the transformer."""
-    listed = path / "modules.json"
+class Normalize(nn.Module):
+    """(n, d) -> (n, d) of length 1."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1)
+
+
+def _modules(path: Path) -> tuple[str, str, list[nn.Module]]:
+    """The folder of the transformer, its pooling, and what follows."""
+    listed, inner, pooling, head = path / "modules.json", str(path), "mean", []
     if not listed.is_file():
-        return "mean", False, str(path)
-    pooling, unit, inner = "mean", False, str(path)
+        return inner, pooling, head
     for module in read_json(listed):
         kind, folder = module["type"].rpartition(".")[2], path / module["path"]
         if kind == "Transformer":
             inner = str(folder)
         elif kind == "Normalize":
-            unit = True
+            head.append(Normalize())
+        elif kind == "Dense":
+            head.append(_dense(folder))
         elif kind == "Pooling":
             pooling = _pooling(folder / "config.json")
         else:
-            raise UserError(f"--encoder {path}: its module {kind} is not supported, only Transformer, Pooling and "
-                            "Normalize; encode with sentence-transformers yourself and pass --embeddings")  # fmt: skip
-    return pooling, unit, inner
+            raise UserError(f"--encoder {path}: its module {kind} is not supported, only Transformer, Pooling, Dense "
+                            f"and Normalize; {ELSE}")  # fmt: skip
+    return inner, pooling, head
+
+
+def _dense(folder: Path) -> nn.Sequential:
+    """A linear layer and its activation."""
+    settings = read_json(folder / "config.json")
+    activation = settings.get("activation_function", "Tanh").rpartition(".")[2]
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{folder}: activation {activation} is not supported, only {', '.join(ACTIVATIONS)}; {ELSE}")
+    layer = nn.Linear(settings["in_features"], settings["out_features"], settings.get("bias", True))
+    safe, older = folder / "model.safetensors", folder / "pytorch_model.bin"
+    try:
+        weights = load_file(safe) if safe.is_file() else torch.load(older, "cpu", weights_only=True)
+        layer.load_state_dict({name.removeprefix("linear."): weight for name, weight in weights.items()})
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise UserError(f"{folder}: neither model.safetensors nor pytorch_model.bin fits config.json ({error}); fetch "
+                        "it again") from error  # fmt: skip
+    return nn.Sequential(layer, ACTIVATIONS[activation]())
 
 
 def _pooling(path: Path) -> str:
@@ -108,8 +138,7 @@ def _pooling(path: Path) -> str:
     ]
     chosen = [chosen] if isinstance(chosen, str) else chosen
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
-        raise UserError(f"{path}: pooling {' + '.join(chosen)} is not supported, only {' or '.join(POOLINGS)}; encode "
-                        "with sentence-transformers yourself and pass --embeddings")  # fmt: skip
+        raise UserError(f"{path}: pooling {' + '.join(chosen)} is not supported, only {' or '.join(POOLINGS)}; {ELSE}")
     return chosen[0]
 
 

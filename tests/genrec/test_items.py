@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from conftest import save_encoder
@@ -183,9 +184,31 @@ def test_a_folder_of_sentence_transformers_says_how_to_pool(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "bias", "activation"), [("pytorch_model.bin", False, "Identity"), ("model.safetensors", True, "Tanh")]
+)
+def test_dense_layers_follow_the_pooling_as_in_sentence_t5(tmp_path, file, bias, activation):
+    path = save_sentence_transformer(tmp_path, ["Transformer", "Pooling", "Dense", "Normalize"], pooling_mode="mean")
+    layer, dense = torch.nn.Linear(16, 10, bias), tmp_path / "2_Dense"
+    dense.mkdir()
+    settings = {"in_features": 16, "out_features": 10, "bias": bias, "activation_function": f"torch.nn.{activation}"}
+    (dense / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"2_Dense: neither model\.safetensors nor pytorch_model\.bin fits"):
+        Encoder.load(path)
+    weights = {f"linear.{name}": weight for name, weight in layer.state_dict().items()}
+    (save_file if file.endswith("safetensors") else torch.save)(weights, dense / file)
+    means = encode(Encoder.load(str(tmp_path / "0_Transformer")))
+    expected = getattr(torch.nn, activation)()(layer(torch.from_numpy(means))).detach().numpy()
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    np.testing.assert_allclose(encode(Encoder.load(path)), expected, atol=1e-5)
+    (dense / "config.json").write_text(json.dumps(settings | {"activation_function": "os.abort"}))
+    with pytest.raises(UserError, match="activation abort is not supported, only Identity, Tanh"):
+        Encoder.load(path)
+
+
+@pytest.mark.parametrize(
     ("modules", "pooling", "message"),
     [
-        (["Transformer", "Pooling", "Dense"], {"pooling_mode_mean_tokens": True}, r"its module Dense is not supported"),
+        (["Transformer", "Pooling", "CNN"], {"pooling_mode_mean_tokens": True}, r"its module CNN is not supported"),
         (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, r"pooling pooling_mode_max_tokens is not sup"),
         (["Transformer", "Pooling"], {"pooling_mode": "weightedmean"}, r"pooling weightedmean is not supported"),
     ],
