@@ -3,8 +3,9 @@
     bash script/specgr_process_data.sh
     PYTHONPATH=code python -m specgr.process_data --category Video_Games --output data/Video_Games
 
-Writes train, valid and test.parquet (user, history, item: numbers; see `specgr.data`), items.parquet (item,
-raw_id, text) and facts.json. Items are numbered by first appearance, so those of training come first.
+Writes train, valid and test.parquet (user, history, item: numbers; see `specgr.data`), items.parquet (item; raw_id,
+its parent_asin; text) and facts.json; what is there of the same flags is kept. Items are numbered by first appearance,
+so those of training come first.
 
 The files are read by name, from the hub or from a folder of the same layout, since `datasets` no longer runs the
 repository's loading script.
@@ -21,7 +22,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from genrec.artefacts import FACTS, make_facts
+from genrec.artefacts import FACTS, already_done, make_facts
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, write_json
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 def main(category: str, output: str, source: str = HUB, overwrite: bool = False) -> None:
     arguments, folder = {"category": category, "source": source}, Path(output)
+    if not overwrite and (folder / FACTS).is_file() and already_done(folder, folder, STAGE, arguments, overwrite):
+        return
     check_new(folder, overwrite)
     interactions = load_interactions(source, category)
     numbers = number_items(interactions)

@@ -4,10 +4,15 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
+from conftest import ROOT, save_encoder, succeed
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
-from specgr.data import load_data
+from genrec.quantise import identification_digits
+from genrec.rqvae import load_model
+from specgr.config import load_config
+from specgr.data import load_data, load_embeddings
 from specgr.process_data import main
 
 TRAIN = [("u1", "B2", 100, ""), ("u1", "B1", 300, "B2"), ("u2", "B3", 200, ""), ("u2", "B2", 400, "B3")]
@@ -51,6 +56,32 @@ def test_items_are_numbered_by_first_appearance_and_new_ones_are_unseen(source, 
     assert (data.test.histories.tolist(), data.test.targets.tolist()) == ([[4, -1], [2, 3], [1, 0]], [2, 5, 1])
     assert data.subset(data.test, "unseen").targets.tolist() == [5]
     assert data.subset(data.test, "in-sample").targets.tolist() == [2, 1]
+
+
+def test_with_an_encoder_the_script_leaves_all_that_training_reads(source, tmp_path):
+    main("Games", str(tmp_path / "data/Games"), str(source))
+    own = {"CATEGORY": "Games", "SOURCE": str(source), "ENCODER": str(save_encoder(tmp_path / "encoder")),
+           "CODEBOOKS": "2,2,2", "HIDDEN": "12", "LATENT": "6"}  # fmt: skip
+    log = succeed("specgr_process_data", tmp_path, "--max_tokens", "8", **own)
+    assert "Games: done already, nothing to do" in log
+    assert "item texts: 2 of 6 items" in log
+    assert "codebooks are fitted to the 3 of 6 items that are in training" in log
+    data = load_data(str(tmp_path / "data"), "Games")
+    folder = tmp_path / "data/Games/Games.rq-vae"
+    config = load_config(ROOT / "code/specgr/configs/games.yaml").embeddings.replace("Video_Games", "Games")
+    assert tmp_path / config == folder / "embeddings.npy"
+    vectors, model = load_embeddings(str(folder / "embeddings.npy"), 6), load_model(folder / "model.safetensors")
+    semantic = model.codes(vectors)
+    digits = identification_digits(semantic)
+    assert digits.max() > 0, "items without text are alike"
+    assert torch.equal(data.codes.codes[:, 3], digits)
+    assert Catalogue.load(tmp_path / "data/Games/Games.rq-vae.json").identifiers == {
+        item: (f"<a_{a}>", f"<b_{b}>", f"<c_{c}>", f"<d_{digit}>")
+        for item, (a, b, c), digit in zip(range(6), semantic.tolist(), digits.tolist(), strict=True)
+    }
+    arguments = json.loads((folder / "facts.json").read_text())["arguments"]
+    published = {"optimizer": "adagrad", "fit_on": "train", "distinct": "digit", "weight_decay": 0, "warmup_epochs": 0}
+    assert arguments.items() >= published.items()
 
 
 def test_what_is_wrong_is_named(source, tmp_path):
