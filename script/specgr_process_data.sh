@@ -2,7 +2,8 @@
 # SpecGR's data: Amazon Reviews 2023 of a category, cut at absolute timestamps. Writes $DATA_PATH/$CATEGORY; with ENCODER,
 # also text embeddings and identifiers of its items, the published ones by default: an RQ-VAE fitted on training items.
 #   CATEGORY=Office_Products ENCODER=/path/to/sentence-t5-base bash script/specgr_process_data.sh [--flag value …]
-# Flags are those of build_index.sh with ENCODER, else of specgr.process_data. Killed, it goes on where it was.
+# Flags are those of build_index.sh with ENCODER, else of specgr.process_data (--overwrite makes the data anew, or, with
+# ENCODER, the identifiers alone). Killed, it goes on where it was.
 # A folder of the AtSpeed layout, such as Beauty, needs none of this.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
