@@ -1,12 +1,14 @@
 """The prefixes of the catalogue's identifiers, and beams that grow over them token by token."""
 
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from beamsd import Trie
 from specgr.tokens import NOTHING, PAD, Codes
+from specgr.tree import by_rows
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class Beams:
             trie = prefixes.trie
             states = trie.children(self.states)  # (B, W, C)
             log_probs = log_probs.gather(-1, trie.tokens[states]).masked_fill(states == trie.dead, -torch.inf)
-        parent, option = _best(log_probs + self.log_probs.sum(-1, keepdim=True), width)
+        before = self.log_probs.sum(-1, keepdim=True)
+        grown = by_rows(partial(_best, width=width), log_probs[0].numel(), log_probs, before)
+        parent, option = grown.unbind(-1)  # (B, W') each
         row = torch.arange(len(parent), device=parent.device)[:, None]
         if constrained:
             reached = states[row, parent, option]
@@ -112,12 +116,14 @@ class Beams:
         )
 
 
-def _best(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The best `width` of total (B, W, V), or all, best first: (B, W') of the first index and of the second.
+def _best(log_probs: Tensor, before: Tensor, width: int) -> Tensor:
+    """Where the best `width` sums of log_probs (B, W, V) and before (B, W, 1) are, or all, best first: (B, W', 2).
 
     They lie in the `width` columns with the highest maxima, so all of W * V need not be sorted.
     """
+    total = log_probs + before
     columns = total.amax(1).topk(min(width, total.shape[2])).indices  # (B, C)
     among = total.gather(2, columns[:, None].expand(-1, total.shape[1], -1)).flatten(1)
     best = among.topk(min(width, among.shape[1])).indices
-    return best.div(columns.shape[1], rounding_mode="floor"), columns.gather(1, best % columns.shape[1])
+    row = best.div(columns.shape[1], rounding_mode="floor")
+    return torch.stack([row, columns.gather(1, best % columns.shape[1])], -1)
