@@ -1,7 +1,8 @@
 """T5's decoder over a tree of tokens: prefixes that share their beginnings are read once, and in one pass.
 
 A node attends to the nodes on its path and to the row's encoder output. A path is as long as an identifier at most, so
-its keys and values are gathered: over a hundred nodes that costs half of what attention with a mask does.
+its keys and values are gathered, a few rows at a time on a CPU: with small heads that costs less than attention with a
+mask, with large ones as much.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch.nn.functional import dropout, embedding
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
-BLOCK = 2**19  # numbers, 2 MiB: what the cache of a CPU core holds
+BLOCK = 2**19  # numbers, 2 MiB: about what the second-level cache of a CPU core holds
 
 
 @dataclass
