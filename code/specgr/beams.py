@@ -1,12 +1,14 @@
 """The prefixes of the catalogue's identifiers, and beams that grow over them token by token."""
 
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from beamsd import Trie
 from specgr.tokens import NOTHING, PAD, Codes
+from specgr.tree import by_rows
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ class Prefixes:
     def below(self, prefixes: Tensor, depth: int) -> Tensor:
         """Which items lie below one of the row's prefixes. prefixes: (B, W) states after `depth` tokens, or dead.
 
-        Returns (B, n_items) bool.
+        Returns (B, n_items) float, to be added to scores: 0 below a prefix, else -inf.
         """
         first, count = self.runs[depth]
-        held = torch.zeros(len(prefixes), count + 1, dtype=torch.bool, device=prefixes.device)
-        held.scatter_(1, (prefixes - first).clamp(max=count), True)  # the last for the dead
-        return held[:, self.states[depth] - first]
+        allowed = torch.full((len(prefixes), count + 1), -torch.inf, device=prefixes.device)
+        allowed.scatter_(1, (prefixes - first).clamp(max=count), 0.0)  # the last for the dead
+        return allowed.index_select(1, (self.states[depth] - first).int())  # int, which is the faster one
 
 
 @dataclass(frozen=True)
@@ -92,25 +94,36 @@ class Beams:
         log_probs: (B, W, V) of the next token. constrained: along the catalogue alone, where what
         only fills up has log-probability -inf; else over the whole vocabulary.
         """
-        batch, _, vocabulary = log_probs.shape
         if constrained:
             trie = prefixes.trie
             states = trie.children(self.states)  # (B, W, C)
             log_probs = log_probs.gather(-1, trie.tokens[states]).masked_fill(states == trie.dead, -torch.inf)
-        options = log_probs.shape[-1]
-        total = (log_probs + self.log_probs.sum(-1, keepdim=True)).flatten(1)
-        best = total.topk(min(width, total.shape[1])).indices  # (B, W')
-        parent = best.div(options, rounding_mode="floor")
+        before = self.log_probs.sum(-1, keepdim=True)
+        grown = by_rows(partial(_best, width=width), log_probs[0].numel(), log_probs, before)
+        parent, option = grown.unbind(-1)  # (B, W') each
+        row = torch.arange(len(parent), device=parent.device)[:, None]
         if constrained:
-            reached = states.flatten(1).gather(1, best)
+            reached = states[row, parent, option]
             token = trie.tokens[reached]
         else:
-            token = best % vocabulary
+            token = option
             reached = prefixes.advance(self.states.gather(1, parent), token)
-        row = torch.arange(batch, device=best.device)[:, None]
         return Beams(
             torch.cat([self.tokens[row, parent], token[..., None]], -1),
             reached,
-            torch.cat([self.log_probs[row, parent], log_probs.flatten(1).gather(1, best)[..., None]], -1),
+            torch.cat([self.log_probs[row, parent], log_probs[row, parent, option, None]], -1),
             self.path[row, parent],
         )
+
+
+def _best(log_probs: Tensor, before: Tensor, width: int) -> Tensor:
+    """Where the best `width` sums of log_probs (B, W, V) and before (B, W, 1) are, or all, best first: (B, W', 2).
+
+    They lie in the `width` columns with the highest maxima, so all of W * V need not be sorted.
+    """
+    total = log_probs + before
+    columns = total.amax(1).topk(min(width, total.shape[2])).indices  # (B, C)
+    among = total.gather(2, columns[:, None].expand(-1, total.shape[1], -1)).flatten(1)
+    best = among.topk(min(width, among.shape[1])).indices
+    row = best.div(columns.shape[1], rounding_mode="floor")
+    return torch.stack([row, columns.gather(1, best % columns.shape[1])], -1)

@@ -124,7 +124,7 @@ class SpecGR:
         (b, δ) long, long, bool."""
         below = left
         if beams.depth:
-            below = left.masked_fill(~self.prefixes.below(beams.states, beams.depth), -torch.inf)
+            below = left + self.prefixes.below(beams.states, beams.depth)
         best = below.topk(min(self.settings.draft_size, left.shape[1]))
         there = ~best.values.isneginf()
         _strike(left, best.indices, there)

@@ -25,15 +25,21 @@ def choose(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
 
     Raises UserError for a method that does not exist, or whose training is missing or of other data.
     """
+    chosen = names or tuple(name for name in NEEDS if "unisrec" not in NEEDS[name] or bench.texts is not None)
+    for stage in stages_of(bench, chosen):
+        open_stage(bench, stage)
+    return chosen
+
+
+def stages_of(bench: Bench, names: tuple[str, ...]) -> list[str]:
+    """The trainings that these methods need. Raises UserError for a method that does not exist or lacks its data."""
     unknown = [name for name in names if name not in NEEDS]
     if unknown:
         raise UserError(f"--methods {unknown[0]}: choose from {', '.join(NEEDS)}")
-    chosen = names or tuple(name for name in NEEDS if "unisrec" not in NEEDS[name] or bench.texts is not None)
-    for stage in sorted({stage for name in chosen for stage in NEEDS[name]}):
-        open_stage(bench, stage)
-    if bench.texts is None and any("unisrec" in NEEDS[name] for name in chosen):
+    stages = sorted({stage for name in names for stage in NEEDS[name]})
+    if bench.texts is None and "unisrec" in stages:
         raise UserError("embeddings is not set; UniSRec and SpecGR_Aux read them: --embeddings FILE.npy")
-    return chosen
+    return stages
 
 
 def settings_of(bench: Bench, name: str, **changes: float | None) -> SpecGRSettings:
@@ -43,6 +49,11 @@ def settings_of(bench: Bench, name: str, **changes: float | None) -> SpecGRSetti
         return replace(section, **{key: value for key, value in changes.items() if value is not None})
     except ValueError as error:
         raise UserError(f"--{error}") from error
+
+
+def describe(settings: dict[str, SpecGRSettings]) -> str:
+    """For a headline, after what else it says. settings: by method."""
+    return "".join(f"; {name} δ {s.draft_size}, γ {s.threshold:g}, β {s.num_beams}" for name, s in settings.items())
 
 
 def make(bench: Bench, name: str, settings: SpecGRSettings | None = None) -> Recommender:

@@ -21,7 +21,7 @@ from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.data import SUBSETS, Examples
 from specgr.evaluate import Evaluation, evaluate
-from specgr.methods import AUX, NEEDS, PLUS, choose, make, settings_of
+from specgr.methods import AUX, NEEDS, PLUS, choose, describe, make, settings_of
 from specgr.stages import Bench, open_stage
 from specgr.train import open_bench
 
@@ -56,10 +56,7 @@ def main(config: Config, flags: Flags) -> None:
         print(f"{name}: {found.seconds * 1000:.1f} ms a request", flush=True)
     table, counts = pd.DataFrame(rows), found.requests
     headline = f"{config.dataset}, {flags.eval_mode}: " + ", ".join(f"{counts[kind]} {kind}" for kind in SUBSETS)
-    headline += f" requests, batches of {flags.batch_size}"
-    headline += "".join(
-        f"; {name} δ {s.draft_size}, γ {s.threshold:g}, β {s.num_beams}" for name, s in settings.items()
-    )
+    headline += f" requests, batches of {flags.batch_size}{describe(settings)}"
     facts = make_facts(
         STAGE, asdict(flags), machine=machine(bench), data=bench.data.fingerprint,
         settings={name: asdict(one) for name, one in settings.items()},

@@ -9,7 +9,7 @@ from torch import Tensor
 from specgr.beams import Beams
 from specgr.tiger import Tiger
 from specgr.tokens import Codes
-from specgr.tree import Cache, draft_paths, pad_paths, read
+from specgr.tree import Cache, by_rows, draft_paths, pad_paths, read
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,16 @@ class TigerDecoder:
         kept = self.cache.slots + width
         states = read(self.tiger.t5.decoder, inputs, depths, paths, self.hidden, self.mask, self.cache)
         self.cache.crop(kept)
-        log_probs = self.tiger.head(states).log_softmax(-1)
-        following, after = log_probs.split([width, m * (length - 1)], 1)
+        following = by_rows(self._log_probs, width * self.tiger.settings.vocabulary_size, states[:, :width])
         first = following[row, owner, rest[..., 0]]
-        later = after.unflatten(1, (m, length - 1)).gather(-1, rest[..., 1:, None])[..., 0]
+        later = by_rows(
+            lambda after, tokens: self._log_probs(after).gather(-1, tokens[..., None])[..., 0],
+            m * (length - 1) * self.tiger.settings.vocabulary_size, states[:, width:], rest[..., 1:].flatten(1),
+        ).unflatten(1, (m, length - 1))  # fmt: skip
         return following, torch.cat([first[..., None], later], -1), replace(beams, path=path)
+
+    def _log_probs(self, states: Tensor) -> Tensor:
+        return self.tiger.head(states).log_softmax(-1)
 
     def keep(self, rows: Tensor) -> None:
         """See `Decoder`."""

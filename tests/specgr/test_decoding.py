@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 
+from specgr import tree
 from specgr.beams import Prefixes
 from specgr.decoding import UNVERIFIED, SpecGR, SpecGRSettings
 from specgr.drafters import EncoderDrafter, item_embeddings
@@ -146,6 +147,15 @@ def test_a_batch_is_its_requests_one_by_one(seed):
         alone = specgr.recommend(histories[row : row + 1], 12)
         assert torch.equal(alone.items[0], together.items[row])
         torch.testing.assert_close(alone.scores[0], together.scores[row], atol=1e-4, rtol=1e-4)
+
+
+def test_rows_read_a_few_at_a_time_are_rows_read_together(monkeypatch):
+    specgr, histories = make(draft_size=6, num_beams=10, threshold=-3.5), random_histories(N_ITEMS, BATCH)
+    together = specgr.recommend(histories, 12)
+    monkeypatch.setattr(tree, "BLOCK", 2 * 10 * specgr.verifier.codes.vocabulary_size)  # two rows of 10 beams
+    parts = specgr.recommend(histories, 12)
+    assert torch.equal(parts.items, together.items)
+    torch.testing.assert_close(parts.scores, together.scores, atol=1e-4, rtol=1e-4)
 
 
 class Watched(SpecGR):

@@ -42,7 +42,7 @@ def test_v_of_a_batch_is_that_of_a_naive_loop_at_every_depth_of_the_beams(codes,
         rest = prefixes.tokens[drafted][..., level:]
         following, _, beams = decoder.read(beams, owner, rest)  # what is cut off must leave no trace
         beams = beams.advance(following, 6, prefixes, constrained=True)
-        below = [prefixes.below(beams.states, level + 1)[row].nonzero()[:, 0] for row in range(3)]
+        below = [(prefixes.below(beams.states, level + 1)[row] == 0).nonzero()[:, 0] for row in range(3)]
         drafted = torch.stack([items[torch.randint(len(items), (5,))] for items in below])
         owner = (prefixes.states[level + 1][drafted][..., None] == beams.states[:, None]).int().argmax(-1)
     _, log_probs, _ = decoder.read(beams, owner, prefixes.tokens[drafted][..., depth:])
