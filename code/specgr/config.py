@@ -114,6 +114,7 @@ class Config:
     stage1: Stage1Plan = Stage1Plan(epochs=50)
     stage2: ContrastivePlan = ContrastivePlan(epochs=15)
     validation: Validation = Validation()
+    neighbours: SpecGRSettings = AUX  # with the neighbours as drafter; not published
     aux: SpecGRSettings = AUX
     plus: SpecGRSettings = PLUS
 

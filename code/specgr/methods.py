@@ -7,6 +7,7 @@ from specgr.beams import Prefixes
 from specgr.decoding import SpecGR, SpecGRSettings
 from specgr.drafters import Drafted, Drafter, EncoderDrafter
 from specgr.lists import Recommender
+from specgr.neighbours import NeighbourDrafter, code_vectors
 from specgr.search import BeamSearch
 from specgr.stages import MODEL, Bench, load_items, load_tiger, open_stage
 from specgr.unisrec import Histories, UniSRec, UniSRecDrafter
@@ -14,10 +15,12 @@ from specgr.verify import TigerVerifier
 
 PLAIN, CONSTRAINED, UNISREC, ENCODER = "TIGER", "TIGER constrained", "UniSRec", "SpecGR++ encoder"
 AUX, PLUS = "SpecGR_Aux", "SpecGR++"
+NEIGHBOURS, SPECGR_NEIGHBOURS = "neighbours", "SpecGR neighbours"  # the drafter that is not trained, and SpecGR with it
 NEEDS = {
-    PLAIN: ("tiger",), CONSTRAINED: ("tiger",), UNISREC: ("unisrec",), ENCODER: ("stage2",),
-    AUX: ("tiger", "unisrec"), PLUS: ("stage2",),
+    PLAIN: ("tiger",), CONSTRAINED: ("tiger",), NEIGHBOURS: (), UNISREC: ("unisrec",), ENCODER: ("stage2",),
+    SPECGR_NEIGHBOURS: ("tiger",), AUX: ("tiger", "unisrec"), PLUS: ("stage2",),
 }  # fmt: skip
+SPECULATIVE = (SPECGR_NEIGHBOURS, AUX, PLUS)
 
 
 def choose(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,7 +47,7 @@ def stages_of(bench: Bench, names: tuple[str, ...]) -> list[str]:
 
 def settings_of(bench: Bench, name: str, **changes: float | None) -> SpecGRSettings:
     """What SpecGR_Aux or SpecGR++ is run with: the configuration's, but for the changes that are not None."""
-    section = bench.config.aux if name == AUX else bench.config.plus
+    section = {SPECGR_NEIGHBOURS: bench.config.neighbours, AUX: bench.config.aux, PLUS: bench.config.plus}[name]
     try:
         return replace(section, **{key: value for key, value in changes.items() if value is not None})
     except ValueError as error:
@@ -57,17 +60,28 @@ def describe(settings: dict[str, SpecGRSettings]) -> str:
 
 
 def make(bench: Bench, name: str, settings: SpecGRSettings | None = None) -> Recommender:
-    """One of NEEDS, on the device. settings: of SpecGR_Aux and SpecGR++; None: the configuration's."""
+    """One of NEEDS, on the device. settings: of one that is SPECULATIVE; None: the configuration's."""
     codes = bench.codes
-    if name == UNISREC:
-        return Drafted(Histories(), _unisrec(bench))
+    if name in (UNISREC, NEIGHBOURS):
+        return Drafted(Histories(), _unisrec(bench) if name == UNISREC else _neighbours(bench))
     verifier = TigerVerifier(load_tiger(bench, "stage2" if name in (ENCODER, PLUS) else "tiger"), codes)
     if name in (PLAIN, CONSTRAINED):
         return BeamSearch(verifier, Prefixes.of(codes), constrained=name == CONSTRAINED)
-    drafter: Drafter = _unisrec(bench) if name == AUX else EncoderDrafter(verifier.tiger, load_items(bench, "stage2"))
+    drafter: Drafter
+    if name == AUX:
+        drafter = _unisrec(bench)
+    elif name == SPECGR_NEIGHBOURS:
+        drafter = _neighbours(bench)
+    else:
+        drafter = EncoderDrafter(verifier.tiger, load_items(bench, "stage2"))
     if name == ENCODER:
         return Drafted(verifier, drafter)
     return SpecGR(verifier, drafter, Prefixes.of(codes), bench.seen, settings or settings_of(bench, name))
+
+
+def _neighbours(bench: Bench) -> NeighbourDrafter:
+    """Of the texts where there are any, else of the identifiers."""
+    return NeighbourDrafter(code_vectors(bench.codes) if bench.texts is None else bench.texts)
 
 
 def _unisrec(bench: Bench) -> UniSRecDrafter:

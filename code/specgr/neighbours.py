@@ -2,15 +2,22 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
-from specgr.tokens import NOTHING
+from specgr.tokens import NOTHING, Codes
 from specgr.verify import Encoded
+
+
+def code_vectors(codes: Codes) -> Tensor:
+    """Vectors (n_items, d) that are alike where semantic codes are: one-hot, a level worth half of the one before it
+    in a product, since residuals get smaller. The identification digit means nothing and is left out."""
+    levels = zip(codes.codes.T, codes.sizes, strict=True)
+    return torch.cat([one_hot(code, size) * 2 ** (-i / 2) for i, (code, size) in enumerate(levels)][:-1], 1)
 
 
 class NeighbourDrafter:
     """The cosine of an item's vector and the mean of the history's, where an item weighs `decay` times the one after
-    it. Any vectors that new items have too will do: text embeddings, or sums of code embeddings."""
+    it. Any vectors that new items have too will do: text embeddings, or `code_vectors`."""
 
     def __init__(self, vectors: Tensor, decay: float = 0.8):
         """vectors: (n_items, d). Raises ValueError if a decay is not in (0, 1]."""

@@ -21,7 +21,7 @@ from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.data import SUBSETS, Examples
 from specgr.evaluate import Evaluation, evaluate
-from specgr.methods import AUX, NEEDS, PLUS, choose, describe, make, settings_of
+from specgr.methods import NEEDS, SPECULATIVE, choose, describe, make, settings_of
 from specgr.stages import Bench, open_stage
 from specgr.train import open_bench
 
@@ -31,7 +31,7 @@ STAGE = "specgr.run"
 @dataclass(frozen=True)
 class Flags:
     eval_mode: str = "test"  # or valid
-    draft_size: int | None = None  # of SpecGR_Aux and SpecGR++, instead of the configuration's; so the next two
+    draft_size: int | None = None  # of SpecGR with any drafter, instead of the configuration's; so the next two
     num_beams: int | None = None
     threshold: float | None = None
     max_eval_steps: float = 1.0  # up to 1: this share of the requests; above: so many; a random choice
@@ -48,7 +48,7 @@ def main(config: Config, flags: Flags) -> None:
     bench = open_bench(config)
     names, examples = choose(bench, flags.methods), requests_of(bench, flags.eval_mode, flags.max_eval_steps)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
-    settings = {name: settings_of(bench, name, **changes) for name in names if name in (AUX, PLUS)}
+    settings = {name: settings_of(bench, name, **changes) for name in names if name in SPECULATIVE}
     rows = []
     for name in names:
         found = evaluate_method(bench, make(bench, name, settings.get(name)), examples, flags.batch_size)

@@ -29,7 +29,7 @@ from specgr.config import Config, run
 from specgr.drafters import item_embeddings
 from specgr.evaluate import batches_of
 from specgr.lists import Lists, Recommender
-from specgr.methods import AUX, CONSTRAINED, PLUS, choose, describe, make, settings_of, stages_of
+from specgr.methods import AUX, CONSTRAINED, PLUS, SPECULATIVE, choose, describe, make, settings_of, stages_of
 from specgr.run import check as check_requests
 from specgr.run import machine, requests_of
 from specgr.stages import ITEMS, MODEL, Bench
@@ -46,7 +46,7 @@ class Flags:
     batch_sizes: tuple[int, ...] = (1, 8, 64)
     methods: tuple[str, ...] = ()  # of `methods.NEEDS`; none: both SpecGR, without texts one, and TIGER constrained
     k: int = 50  # items a list
-    draft_size: int | None = None  # of SpecGR_Aux and SpecGR++, instead of the configuration's; so the next two
+    draft_size: int | None = None  # of SpecGR with any drafter, instead of the configuration's; so the next two
     num_beams: int | None = None
     threshold: float | None = None
     eval_mode: str = "test"  # or valid: the split that the requests are drawn from
@@ -67,7 +67,7 @@ def main(config: Config, flags: Flags) -> None:
     bench = open_bench(config)
     names = flags.methods or tuple(name for name in (AUX, PLUS, CONSTRAINED) if name != AUX or bench.texts is not None)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
-    settings = {name: settings_of(bench, name, **changes) for name in names if name in (AUX, PLUS)}
+    settings = {name: settings_of(bench, name, **changes) for name in names if name in SPECULATIVE}
     samples = requests_of(bench, flags.eval_mode, flags.max_eval_steps).samples()
     batches = {
         size: list(batches_of(samples, size, config.max_history, bench.seen.device)) for size in flags.batch_sizes

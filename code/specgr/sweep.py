@@ -13,10 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from genrec.artefacts import FACTS, make_facts
+from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, write_json, write_text
 from genrec.tables import pyplot
 from specgr.config import Config, run
-from specgr.methods import AUX, CONSTRAINED, PLUS, choose, make, settings_of
+from specgr.methods import CONSTRAINED, SPECULATIVE, choose, make, settings_of
 from specgr.run import check, evaluate_method, machine, requests_of, row_of
 from specgr.train import open_bench
 
@@ -29,6 +30,7 @@ class Flags:
     draft_sizes: tuple[int, ...] = (5, 10, 20, 50)
     thresholds: tuple[float, ...] = (-2.2, -1.8, -1.6, -1.4, -1.2)
     beams: tuple[int, ...] = (10, 20, 50)
+    methods: tuple[str, ...] = ()  # of `methods.SPECULATIVE`; none: all that there are data for
     eval_mode: str = "valid"
     max_eval_steps: float = 1000
     batch_size: int = 64
@@ -41,8 +43,10 @@ def main(config: Config, flags: Flags) -> None:
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "sweep")
     check_new(folder, flags.overwrite)
     bench = open_bench(config)
-    methods = [name for name in (AUX, PLUS) if name != AUX or bench.texts is not None]
-    choose(bench, (*methods, CONSTRAINED))
+    methods = [name for name in choose(bench, flags.methods) if name in SPECULATIVE]
+    choose(bench, (CONSTRAINED,))
+    if not methods:
+        raise UserError(f"--methods {','.join(flags.methods)}: choose from {', '.join(SPECULATIVE)}")
     examples, rows = requests_of(bench, flags.eval_mode, flags.max_eval_steps), []
     varied = {"draft_size": flags.draft_sizes, "threshold": flags.thresholds, "num_beams": flags.beams}
     settings = {

@@ -3,8 +3,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from specgr.drafters import Drafted, EncoderDrafter, item_embeddings
-from specgr.neighbours import NeighbourDrafter
-from specgr.tokens import NOTHING
+from specgr.neighbours import NeighbourDrafter, code_vectors
+from specgr.tokens import NOTHING, Codes
 from specgr.verify import TigerVerifier
 from tiny_tiger import random_histories
 
@@ -32,6 +32,12 @@ def test_the_neighbour_drafter_weighs_the_last_item_most(codes, tiger):
     torch.testing.assert_close(scores[:, 3:6], expected)
     with pytest.raises(ValueError, match="decay"):
         NeighbourDrafter(vectors, decay=0.0)
+
+
+def test_code_vectors_are_as_alike_as_the_semantic_codes():
+    codes = Codes(torch.tensor([[0, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 1]]), (2, 2, 2, 2))
+    products = code_vectors(codes) @ code_vectors(codes).T
+    torch.testing.assert_close(products[0], torch.tensor([1.75, 1.5, 0.75, 1.75]))  # levels are worth 1, 1/2 and 1/4
 
 
 def test_a_drafter_alone_recommends_its_best_items(codes, tiger):

@@ -10,6 +10,7 @@ from conftest import ROOT
 from genrec.errors import UserError
 from specgr import run, sweep
 from specgr.config import Config, read_arguments
+from specgr.methods import NEEDS
 from tiny_world import flags
 
 
@@ -20,7 +21,7 @@ def start(module, world, *more):
 def test_the_table_has_every_method_and_all_is_in_sample_and_unseen_together(world, trained, capsys):
     start(run, world, "--results", str(world / "r"), "--draft_size", "7", "--threshold", "-1e9", "--batch_size", "16")
     table = pd.read_csv(world / "r/results.csv", index_col="method")
-    assert list(table.index) == ["TIGER", "TIGER constrained", "UniSRec", "SpecGR++ encoder", "SpecGR_Aux", "SpecGR++"]
+    assert list(table.index) == list(NEEDS)
     headline = (world / "r/results.md").read_text().splitlines()[0]
     assert "SpecGR++ δ 7, γ -1e+09, β 50" in headline
     numbers = {kind: int(headline.split(f" {kind}")[0].split()[-1]) for kind in ("all", "in-sample", "unseen")}
@@ -39,11 +40,16 @@ def test_the_sweep_varies_one_parameter_at_a_time(world, trained):
     start(sweep, world, "--draft_sizes", "3,9", "--thresholds", "-9", "--beams", "4", "--max_eval_steps", "30",
           "--results", str(world / "s"))  # fmt: skip
     table = pd.read_csv(world / "s/sweep.csv")
-    assert len(table) == 2 * 4 + 1
+    assert len(table) == 3 * 4 + 1
     drafted = table[(table["method"] == "SpecGR++") & (table["varied"] == "draft_size")]
     assert drafted["draft_size"].tolist() == [3, 9]
     assert (drafted["num_beams"] == 50).all()
     assert (world / "s/sweep.png").stat().st_size > 10_000
+
+
+def test_the_sweep_is_of_methods_that_draft(world, trained):
+    with pytest.raises(UserError, match="--methods TIGER,UniSRec: choose from SpecGR neighbours, SpecGR_Aux"):
+        start(sweep, world, "--methods", "TIGER,UniSRec", "--results", str(world / "none"))
 
 
 @pytest.mark.parametrize(
