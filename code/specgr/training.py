@@ -59,7 +59,7 @@ def check_division(plan: Plan, name: str, processes: int) -> None:
 def fit(
     objective: Objective, plan: Plan, seed: int, work: Path, accelerator: Accelerator, validate: Callable[[], float]
 ) -> State:
-    """Train `objective.model`, which ends with the weights that `validate` found best.
+    """Train `objective.model`, which ends with the weights that `validate` found best, those of the start among them.
 
     validate: called by all processes, gives all the same number; more is better. Checkpoints go to `work`; the last is
     resumed. To be called by all processes.
@@ -73,6 +73,8 @@ def fit(
         weight_decay=plan.weight_decay,
     )  # fmt: skip
     state, best = _resume(work, objective, optimizer)
+    if not state.history:  # what another stage trained may be the best already
+        best = _judge(state, validate, "", objective, best)
     shared, sums, begun = accelerator.prepare(objective), [], time.monotonic()
     while state.step < total and not _over(state, plan):
         objective.train()
@@ -89,13 +91,10 @@ def fit(
         if state.step % LOG_STEPS == 0:
             logger.info(f"step {state.step} of {total}: {_named(objective, sums[-LOG_STEPS:])}")
         if state.step % every == 0 or state.step == total:
-            objective.eval()
-            score = validate()
             losses, sums = _named(objective, sums), []
-            best = _judge(state, score, objective, best)
-            state.history.append({"step": state.step, "score": score, "losses": losses})
-            logger.info(f"step {state.step} of {total}: {losses}; validation {score:.4f}, best {state.best:.4f} "
-                        f"at step {state.best_step}; {time.monotonic() - begun:.0f} s")  # fmt: skip
+            best = _judge(state, validate, losses, objective, best)
+            logger.info(f"step {state.step} of {total}: {losses}; validation {state.history[-1]['score']:.4f}, best "
+                        f"{state.best:.4f} at step {state.best_step}; {time.monotonic() - begun:.0f} s")  # fmt: skip
             _save(work, state, objective, best, optimizer, accelerator)
     objective.model.load_state_dict(best)
     objective.eval()
@@ -130,8 +129,13 @@ def _named(objective: Objective, sums: list[Tensor]) -> str:
     return ", ".join(f"{name} {mean:.4f}" for name, mean in zip(objective.parts, means, strict=True))
 
 
-def _judge(state: State, score: float, objective: Objective, best: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The best weights, which may be the present ones."""
+def _judge(
+    state: State, validate: Callable[[], float], losses: str, objective: Objective, best: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Validate the present weights, and write it down. Returns the best weights, which may be these."""
+    objective.eval()
+    score = validate()
+    state.history.append({"step": state.step, "score": score, "losses": losses})
     state.since += 1
     if score > state.best:
         state.best, state.best_step, state.since = score, state.step, 0

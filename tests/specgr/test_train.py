@@ -38,7 +38,7 @@ def test_each_stage_leaves_its_weights_facts_and_item_embeddings(trained):
     assert sorted(path.name for path in trained.iterdir()) == ["stage1", "stage2", "tiger", "unisrec"]
     facts = json.loads((trained / "stage2/facts.json").read_text())
     assert facts["arguments"]["stage2.batch_size"] == 16
-    assert [log["step"] for log in facts["results"]["history"]] == [2, 4]
+    assert [log["step"] for log in facts["results"]["history"]] == [0, 2, 4]
     items = [load_file(trained / stage / "items.safetensors")["items"] for stage in ("stage1", "stage2")]
     assert torch.equal(*items), "stage 2 leaves the item embeddings as they are"
     torch.testing.assert_close(items[0].norm(dim=-1), torch.ones(150))
