@@ -2,7 +2,7 @@
 
 python code/make_toy.py --output data/toy --seed 0 --n_items 1000 --n_users 2000
 
---new_items 0.6: that share of the items comes out over time, and every item has a text embedding.
+--new_items 0.35: that share of the items comes out over time, and every item has a text embedding.
 """
 
 from pathlib import Path

@@ -7,9 +7,9 @@ favourite shelves, mostly stays on the shelf and mostly goes on to the next item
 
 With `new_items`, that share of the catalogue comes out over time, on any shelf, and nobody has an item before: so items
 stand in validation and test that training does not know. Shelves are then few and large, so that the old items of one
-fill a list. Every item has a text embedding: category, shelf, whereabouts on the shelf, and as much that is its own. Who
-reads it can place a new item; identifiers made of it (build_index) tell the shelf by their first codes, while the last
-is the item's own, and who has not seen the item cannot know it.
+fill a list. Every item has a text embedding: category, shelf, whereabouts on it, and as much of its own. Who reads
+it can place a new item. Identifiers made of it (build_index) tell the shelf by their first codes, while the last is the
+item's own, and who has not seen the item cannot know it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec.catalogue import Catalogue, Identifier
+from genrec.catalogue import Catalogue
 from genrec.errors import UserError
 from genrec.files import atomic_path
 from genrec.splits import SPLITS, Splits, save_texts
