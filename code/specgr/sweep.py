@@ -80,9 +80,10 @@ def draw(table: pd.DataFrame, path: Path) -> None:
                 axis.plot(part["value"], part[shown], marker="o", label=name)
             if pd.notna(beside[shown]):
                 axis.axhline(beside[shown], color="grey", linestyle=":", label=CONSTRAINED)
-            axis.set_ylim(bottom=0)
             axis.set_ylabel("" if column else shown)
         axes[-1, column].set_xlabel(label)
+    for row in axes:
+        row[0].set_ylim(bottom=0)  # of the whole row, once all that it holds is drawn
     axes[0, 0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
