@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from conftest import ROOT
 from genrec.errors import UserError
 from specgr.config import Plan
-from specgr.training import batch_rows, learning_rate
+from specgr.data import Examples
+from specgr.objectives import TigerObjective
+from specgr.training import batch_rows, fit, learning_rate, new_accelerator
 from tiny_world import flags, run
 
 
@@ -49,6 +51,23 @@ def test_a_training_killed_after_a_checkpoint_ends_as_it_would_have(world, train
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in (world / "killed/toy/tiger.work").glob("check*")] == ["checkpoint-3"]
     assert_same_weights(run(world, "killed", "--stages", "tiger") / "tiger", trained / "tiger", atol=0, rtol=0)
+
+
+def test_the_weights_of_the_start_are_kept_if_none_is_better(codes, tiger, tmp_path):
+    examples = Examples.of([([0, 1], 2), ([3], 4)], 2)
+    before = {name: weight.clone() for name, weight in tiger.state_dict().items()}
+    scores, trained = iter([0.3, 0.2, 0.1]), []
+
+    def validate():
+        trained.append(tiger.t5.shared.weight.detach().clone())
+        return next(scores)
+
+    plan = Plan(steps=2, batch_size=2, eval_steps=1)
+    state = fit(TigerObjective(tiger, codes, examples), plan, 0, tmp_path, new_accelerator(), validate)
+    assert (state.best, state.best_step) == (0.3, 0)
+    assert not torch.equal(trained[0], trained[2]), "it did train"
+    for name, weight in tiger.state_dict().items():
+        assert torch.equal(weight, before[name]), name
 
 
 @pytest.mark.slow
