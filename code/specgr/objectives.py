@@ -39,7 +39,8 @@ class TigerObjective(Objective):
     def forward(self, rows: Tensor) -> Tensor:
         batch = self.batch(rows)
         ids, mask = self.codes.history(batch.histories)
-        return _generation(self.model, self.model.encode(ids, mask), mask, self.codes.tokens[batch.targets])[None]
+        hidden = self.model.encode_by_length(ids, mask)
+        return _generation(self.model, hidden, mask, self.codes.tokens[batch.targets])[None]
 
 
 class UniSRecObjective(Objective):
@@ -72,7 +73,7 @@ class Stage1(Objective):
     def forward(self, rows: Tensor) -> Tensor:
         batch = self.batch(rows)
         ids, mask = self.codes.history(batch.histories)
-        hidden, tokens = self.model.encode(ids, mask), self.codes.tokens[batch.targets]
+        hidden, tokens = self.model.encode_by_length(ids, mask), self.codes.tokens[batch.targets]
         embedding = self.embedding_loss(self.model.embed(hidden, mask), batch.targets)
         n = self.generated
         generation = _generation(self.model, hidden[:n], mask[:n], tokens[:n])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 from transformers import T5Config, T5ForConditionalGeneration
 
 from specgr.tokens import PAD
@@ -13,6 +13,7 @@ from specgr.tree import Cache, draft_paths, pad_paths, read
 from specgr.weights import load_weights, save_weights
 
 SETTINGS = "tiger.json"
+LENGTHS = 4  # parts of a training batch
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,19 @@ class Tiger(nn.Module):
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids, attention_mask: (B, S) long -> hidden (B, S, d_model)."""
         return self.t5.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    def encode_by_length(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`encode`, the rows in parts of like length that are cut where their padding begins, which it does not
+        compute: about two thirds of the time where most histories are short. Hidden is 0 behind the cut."""
+        width = attention_mask.shape[1]
+        lengths = (attention_mask * torch.arange(1, width + 1, device=attention_mask.device)).amax(1)
+        order = lengths.argsort(stable=True)
+        parts = []
+        for rows in order.chunk(LENGTHS):
+            end = int(lengths[rows[-1]])
+            hidden = self.encode(input_ids[rows, :end], attention_mask[rows, :end])
+            parts.append(pad(hidden, (0, 0, 0, width - end)))
+        return torch.cat(parts)[order.argsort()]
 
     def embed(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """The mean of hidden (B, S, d_model) where attention_mask (B, S) is 1, projected -> (B, p) of norm 1."""
