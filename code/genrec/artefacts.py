@@ -15,6 +15,7 @@ from genrec.files import read_json, sha256, write_json
 logger = logging.getLogger(__name__)
 
 FACTS = "facts.json"
+NOTE = "arguments.json"  # of what is begun
 
 
 def make_facts(stage: str, arguments: dict, **more: object) -> dict:
@@ -71,7 +72,7 @@ def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrit
         _refuse_other_arguments(output, read_facts(output, stage, stage)["arguments"], arguments)
         logger.info(f"{output}: done already, nothing to do")
         return True
-    note = work / "arguments.json"
+    note = work / NOTE
     if note.is_file():
         _refuse_other_arguments(work, read_json(note), arguments)
         logger.info(f"{work}: resumed")

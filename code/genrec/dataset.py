@@ -60,17 +60,9 @@ def take(samples: list[Sample], most: int | None, seed: int) -> list[Sample]:
     return [samples[i] for i in sorted(random.Random(seed).sample(range(len(samples)), most))]
 
 
-def load_dataset(data_path: str, dataset: str, index: str | None = None) -> Dataset:
-    """Read `data_path`/`dataset`: the splits and the identifier index (`<dataset>.*.json`, or `index`).
-
-    Raises UserError that names file, key and value if the folder does not hold a data set in the released layout, an
-    item has no identifier, or most items of the index never occur, as with the index of another data set.
-    """
-    folder = Path(data_path) / dataset
-    splits = load_splits(folder)
-    path = Path(index) if index else find_index(folder, dataset)
-    catalogue = Catalogue.load(path)
-    items = splits.items()
+def check_index(path: Path, catalogue: Catalogue, items: set[int], folder: Path) -> None:
+    """Raises UserError if `catalogue`, read from `path`, lacks one of the `items` that occur in `folder`, or if most of
+    its items never do, as with the index of another data set."""
     absent = sorted(items - catalogue.identifiers.keys())
     if absent:
         raise UserError(
@@ -82,6 +74,20 @@ def load_dataset(data_path: str, dataset: str, index: str | None = None) -> Data
             f"{path}: names {len(catalogue.identifiers)} items, of which only {len(items)} occur in {folder}; is it "
             "the index of another data set?"
         )
+
+
+def load_dataset(data_path: str, dataset: str, index: str | None = None) -> Dataset:
+    """Read `data_path`/`dataset`: the splits and the identifier index (`<dataset>.*.json`, or `index`).
+
+    Raises UserError that names file, key and value if the folder does not hold a data set in the released layout, an
+    item has no identifier, or most items of the index never occur, as with the index of another data set.
+    """
+    folder = Path(data_path) / dataset
+    splits = load_splits(folder)
+    path = Path(index) if index else find_index(folder, dataset)
+    catalogue = Catalogue.load(path)
+    items = splits.items()
+    check_index(path, catalogue, items, folder)
     logger.info(
         f"{dataset}: {len(splits.train)} users, {len(items)} items, "
         + " / ".join(f"{sum(map(len, splits[split].values()))}" for split in ("train", "valid", "test"))

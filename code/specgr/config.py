@@ -106,7 +106,7 @@ class Config:
     embeddings: str | None = None  # text embeddings (n_items, d), a .npy file, for UniSRec; None: no SpecGR_Aux
     digits: int = number(256, 1)  # codes of the identification digit
     max_history: int = number(20, 1)  # the last items of a history are read
-    seed: int = number(0)
+    seed: int = number(0, 0, 2**31 - 1)
     tiger: TigerShape = TigerShape()
     unisrec: UniSRecShape = UniSRecShape()
     train_tiger: Plan = Plan(steps=200_000)
@@ -119,6 +119,9 @@ class Config:
     plus: SpecGRSettings = PLUS
 
     def __post_init__(self) -> None:
+        shape = self.unisrec
+        if shape.hidden % shape.heads:
+            raise ValueError(f"unisrec.hidden {shape.hidden} is no multiple of unisrec.heads {shape.heads}")
         for name in ("train_tiger", "train_unisrec", "stage1", "stage2"):
             plan = getattr(self, name)
             if bool(plan.epochs) == bool(plan.steps):

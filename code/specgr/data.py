@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from genrec.catalogue import Catalogue, find_index
-from genrec.dataset import Dataset, Sample, load_dataset
+from genrec.dataset import Dataset, Sample, check_index, load_dataset
 from genrec.errors import UserError
 from genrec.splits import SPLITS
 from specgr.tokens import NOTHING, Codes
@@ -103,8 +103,11 @@ def load_data(
     """
     folder = Path(data_path) / dataset
     if (folder / "train.parquet").is_file():
-        catalogue = Catalogue.load(Path(index) if index else find_index(folder, dataset))
-        pairs = {split: _read_parquet(folder / f"{split}.parquet", len(catalogue.identifiers)) for split in SPLITS}
+        path = Path(index) if index else find_index(folder, dataset)
+        catalogue = Catalogue.load(path)
+        pairs = {split: _read_parquet(folder / f"{split}.parquet") for split in SPLITS}
+        items = {item for split in SPLITS for history, item in pairs[split] for item in (*history, item)}
+        check_index(path, catalogue, items, folder)
     else:
         loaded = load_dataset(data_path, dataset, index)
         catalogue, pairs = loaded.catalogue, {split: list(_pairs(loaded, split)) for split in SPLITS}
@@ -132,16 +135,12 @@ def _pairs(data: Dataset, split: str) -> Iterable[tuple[list[int], int]]:
             history.append(item)
 
 
-def _read_parquet(path: Path, n_items: int) -> list[tuple[list[int], int]]:
+def _read_parquet(path: Path) -> list[tuple[list[int], int]]:
     try:
         table = pd.read_parquet(path, columns=["history", "item"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: no Parquet file with the columns history and item ({error}); write it again: bash "
                         "script/specgr_process_data.sh") from error  # fmt: skip
-    for row, (history, item) in enumerate(zip(table["history"], table["item"], strict=True)):
-        outside = [i for i in (*history, item) if not 0 <= i < n_items]
-        if outside:
-            raise UserError(f"{path}, row {row}: item {outside[0]} has no identifier; the index names {n_items} items")
     return list(zip(table["history"].map(list), table["item"].tolist(), strict=True))
 
 
@@ -149,8 +148,13 @@ def load_embeddings(path: str, n_items: int) -> Tensor:
     """Text embeddings (n_items, d) float32, item by item. Raises UserError if the file is missing or not that."""
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: not a .npy file of numbers ({error}); check embeddings") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: an archive of several arrays, not a .npy file; check embeddings")
     if array.dtype.kind != "f" or array.ndim != 2 or len(array) != n_items:
         raise UserError(f"{path}: holds {array.dtype} {array.shape}, not one row of floats for each of {n_items} items")
+    odd = np.flatnonzero(~np.isfinite(array).all(1))
+    if len(odd):
+        raise UserError(f"{path}: the embedding of item {odd[0]} is not all finite; {len(odd)} such; make them again")
     return torch.from_numpy(array).float()

@@ -86,9 +86,4 @@ def _neighbours(bench: Bench) -> NeighbourDrafter:
 
 def _unisrec(bench: Bench) -> UniSRecDrafter:
     model = UniSRec.load(bench.folder("unisrec") / MODEL).to(bench.accelerator.device)
-    if model.settings.width != bench.texts.shape[1]:
-        raise UserError(
-            f"{bench.config.embeddings}: embeddings of {bench.texts.shape[1]} numbers, but UniSRec was trained on "
-            f"{model.settings.width}"
-        )
     return UniSRecDrafter.of(model, bench.texts)

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genrec.artefacts import FACTS, already_done, fingerprint, make_facts, read_facts
+from genrec.artefacts import FACTS, NOTE, already_done, fingerprint, make_facts, read_facts
 from genrec.errors import UserError
-from genrec.files import atomic_path, write_json
+from genrec.files import atomic_path, read_json, write_json
 from specgr.beams import Prefixes
 from specgr.config import Config, Plan, flat
 from specgr.data import Data
@@ -53,6 +53,11 @@ class Bench:
     def seen(self) -> Tensor:
         return self.data.seen.to(self.accelerator.device)
 
+    @property
+    def texts_fingerprint(self) -> str:
+        """Identifies the text embeddings; there are some."""
+        return hashlib.sha256(self.texts.cpu().numpy().tobytes()).hexdigest()[:16]
+
     def folder(self, stage: str) -> Path:
         return Path(self.config.output_dir) / self.config.dataset / stage
 
@@ -75,8 +80,19 @@ class Stage:
 
 def train(bench: Bench, names: tuple[str, ...], overwrite: bool) -> None:
     """Train these of STAGES, in their order. Raises UserError before any work that cannot be done."""
+    for split in ("train", "valid"):
+        if not len(getattr(bench.data, split)):
+            raise UserError(f"{bench.config.dataset}: no sample of {split} has a history, so there is nothing to learn")
+    before = {"stage1": ("tiger",) if bench.config.stage1.from_tiger else (), "stage2": ("stage1",)}
     for name in names:
         check_division(plan_of(bench.config, name), plan_key(name), bench.accelerator.num_processes)
+        if name == "unisrec" and bench.texts is None:
+            raise UserError(
+                "embeddings is not set; UniSRec needs text embeddings: --embeddings FILE.npy, or leave it out"
+            )
+        for needed in before.get(name, ()):
+            if needed not in names:
+                open_stage(bench, needed)
     for name in STAGES:
         if name in names:
             _train(
@@ -101,9 +117,10 @@ def _train(bench: Bench, stage: Stage, overwrite: bool) -> None:
         "dataset": config.dataset, "data": bench.data.fingerprint, "seed": config.seed, **stage.facts,
         **flat(stage.plan, plan_key(stage.name)), **flat(config.validation, "validation"),
     }  # fmt: skip
+    del arguments["validation.batch_size"]  # a matter of memory
     work = output.with_name(output.name + ".work")
     with accelerator.main_process_first():
-        if already_done(output, work, stage.name, arguments, overwrite):
+        if already_done(output, work, stage.name, arguments, overwrite and _made_otherwise(output, work, arguments)):
             return
     torch.manual_seed(config.seed)
     objective = stage.objective()
@@ -133,6 +150,13 @@ def _train(bench: Bench, stage: Stage, overwrite: bool) -> None:
     accelerator.wait_for_everyone()
 
 
+def _made_otherwise(output: Path, work: Path, arguments: dict) -> bool:
+    """Whether a training that is there, done or begun, had other arguments. One that had the same is never removed."""
+    made = [read_json(output / FACTS)["arguments"]] if (output / FACTS).is_file() else []
+    begun = [read_json(work / NOTE)] if (work / NOTE).is_file() else []
+    return any(one != arguments for one in made + begun)
+
+
 @torch.inference_mode()
 def ndcg(recommender: Recommender, examples, k: int, batch_size: int, accelerator: Accelerator) -> float:
     """NDCG@k of lists for one target each, shared by the processes; the same number on all."""
@@ -155,10 +179,8 @@ def _tiger(bench: Bench) -> Stage:
 
 
 def _unisrec(bench: Bench) -> Stage:
-    if bench.texts is None:
-        raise UserError("embeddings is not set; UniSRec needs text embeddings: --embeddings FILE.npy, or leave it out")
     config, texts = bench.config, bench.texts
-    facts = {"embeddings": hashlib.sha256(texts.cpu().numpy().tobytes()).hexdigest()[:16]}
+    facts = {"embeddings": bench.texts_fingerprint}
     settings = UniSRecSettings(texts.shape[1], config.max_history, **asdict(config.unisrec))
     return Stage(
         "unisrec", config.train_unisrec, facts | flat(config.unisrec, "unisrec"),
@@ -169,7 +191,7 @@ def _unisrec(bench: Bench) -> Stage:
 
 def _stage1(bench: Bench) -> Stage:
     config, codes, prefixes, seen = bench.config, bench.codes, Prefixes.of(bench.codes), bench.seen
-    start = fingerprint(open_stage(bench, "tiger")) if config.stage1.from_tiger else None
+    start = fingerprint(_same_shape(bench, "tiger")) if config.stage1.from_tiger else None
 
     def objective() -> Stage1:
         tiger = load_tiger(bench, "tiger") if start else bench.new_tiger()
@@ -184,7 +206,7 @@ def _stage1(bench: Bench) -> Stage:
 
 def _stage2(bench: Bench) -> Stage:
     config, codes, prefixes, seen = bench.config, bench.codes, Prefixes.of(bench.codes), bench.seen
-    facts = {"stage1": fingerprint(open_stage(bench, "stage1"))} | flat(config.plus, "plus")
+    facts = {"stage1": fingerprint(_same_shape(bench, "stage1"))} | flat(config.plus, "plus")
     items = load_items(bench, "stage1")
 
     def objective() -> Stage2:
@@ -209,6 +231,24 @@ def open_stage(bench: Bench, name: str) -> dict:
             f"{bench.folder(name)}: was trained on other data or identifiers than these of {bench.config.dataset}; "
             "train it again with --overwrite, or choose another output_dir"
         )
+    if name == "unisrec" and facts["arguments"]["embeddings"] != bench.texts_fingerprint:
+        raise UserError(
+            f"{bench.folder(name)}: was trained on other text embeddings than {bench.config.embeddings}; pass those "
+            "with --embeddings, or train it again with --stages unisrec --overwrite"
+        )
+    return facts
+
+
+def _same_shape(bench: Bench, name: str) -> dict:
+    """`open_stage` of one whose weights are trained on. Raises UserError if the configuration wants another TIGER."""
+    facts = open_stage(bench, name)
+    for key, value in flat(bench.config.tiger, "tiger").items():
+        made = facts["arguments"][key]
+        if made != value:
+            raise UserError(
+                f"{bench.folder(name)}: was trained with --{key} {made}, not {value}, and the next stage starts from "
+                f"it; pass --{key} {made}, or train {name} again with --overwrite"
+            )
     return facts
 
 
@@ -221,6 +261,6 @@ def load_items(bench: Bench, name: str) -> Tensor:
     """The item embeddings (n_items, p) that a stage of SpecGR++ left. Raises UserError if they are damaged."""
     path = bench.folder(name) / ITEMS
     try:
-        return load_file(path, str(bench.accelerator.device))["items"]
+        return load_file(path)["items"].to(bench.accelerator.device)
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: no item embeddings ({error}); train {name} again") from error

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
@@ -78,7 +79,7 @@ def fit(
     shared, sums, begun = accelerator.prepare(objective), [], time.monotonic()
     while state.step < total and not _over(state, plan):
         objective.train()
-        torch.manual_seed((seed << 40) + state.step * accelerator.num_processes + accelerator.process_index)
+        torch.manual_seed(_mixed(seed, state.step, accelerator.process_index))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(plan, state.step, total)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
@@ -92,6 +93,9 @@ def fit(
             logger.info(f"step {state.step} of {total}: {_named(objective, sums[-LOG_STEPS:])}")
         if state.step % every == 0 or state.step == total:
             losses, sums = _named(objective, sums), []
+            if not all(weight.isfinite().all() for weight in objective.model.parameters()):
+                raise UserError(f"after step {state.step} not all weights are numbers ({losses}); lower learning_rate, "
+                                f"{plan.learning_rate:g} here")  # fmt: skip
             best = _judge(state, validate, losses, objective, best)
             logger.info(f"step {state.step} of {total}: {losses}; validation {state.history[-1]['score']:.4f}, best "
                         f"{state.best:.4f} at step {state.best_step}; {time.monotonic() - begun:.0f} s")  # fmt: skip
@@ -99,6 +103,11 @@ def fit(
     objective.model.load_state_dict(best)
     objective.eval()
     return state
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several, unlike that of any others."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def batch_rows(n: int, batch_size: int, step: int, seed: int) -> Tensor:

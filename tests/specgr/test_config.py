@@ -43,6 +43,8 @@ def test_games_office_and_phones_have_the_published_settings():
         ("dataset: x\ntiger: {dropout: 1.5}", "tiger.dropout 1.5: must be in 0 … 0.99"),
         ("dataset: x\ntiger: {d_model: wide}", "tiger.d_model takes int, not 'wide'"),
         ("dataset: x\ntiger: {d_model: true}", "tiger.d_model takes int, not True"),
+        ("dataset: x\nseed: 3000000000", "seed 3e"),
+        ("dataset: x\nunisrec: {hidden: 9}", "unisrec.hidden 9 is no multiple of unisrec.heads 2"),
         ("dataset: x\nplus: {draft_size: 0}", r"plus\.draft_size is at least 1, not 0"),
         ("dataset: x\ntrain_tiger: {steps: 0}", "train_tiger: epochs 0 and steps 0; one of them must be 0, one not"),
         ("dataset: x\nstage1: {batch_size: 8}", r"stage1\.generation_batch_size 256 is more than stage1\.batch_size 8"),

@@ -1,10 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from conftest import ROOT
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
+from genrec.splits import SPLITS
 from genrec.toy import make_toy
 from specgr.data import load_data, load_embeddings
 
@@ -61,9 +63,29 @@ def test_the_shipped_toy_is_read():
     assert len(data.test) == 975
 
 
-def test_text_embeddings_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"none\.npy"):
-        load_embeddings(str(tmp_path / "none.npy"), 3)
-    np.save(tmp_path / "e.npy", np.zeros((2, 4), np.float32))
-    with pytest.raises(UserError, match="not one row of floats for each of 3 items"):
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "not a .npy file"),
+        (lambda path: path.touch(), "not a .npy file"),
+        (lambda path: np.savez(path.open("wb"), a=np.zeros(3)), "an archive of several arrays"),
+        (lambda path: np.save(path, np.zeros((2, 4), np.float32)), "not one row of floats for each of 3 items"),
+        (lambda path: np.save(path, np.array([[0.0], [np.nan], [np.inf]])), "embedding of item 1 is not all finite; 2"),
+    ],
+)
+def test_text_embeddings_that_do_not_fit_are_refused(tmp_path, write, message):
+    write(tmp_path / "e.npy")
+    with pytest.raises(UserError, match=rf"e\.npy: .*{message}"):
         load_embeddings(str(tmp_path / "e.npy"), 3)
+
+
+@pytest.mark.parametrize(("n_items", "message"), [(4, "item 4 has no identifier"), (11, "of which only 5 occur")])
+def test_the_index_of_another_data_set_is_refused(tmp_path, n_items, message):
+    for split in SPLITS:
+        pd.DataFrame({"user": [0, 1], "history": [[], [0, 1]], "item": [2, 3 + (split == "test")]}).to_parquet(
+            tmp_path / f"{split}.parquet"
+        )
+    one_item = {i: (f"<a_{i}>", "<b_0>") for i in range(n_items)}
+    Catalogue(one_item).save(tmp_path / f"{tmp_path.name}.index.json")
+    with pytest.raises(UserError, match=message):
+        load_data(str(tmp_path.parent), tmp_path.name)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -72,6 +73,12 @@ def test_what_cannot_be_is_refused_by_name(world, trained, more, message):
     with pytest.raises(UserError, match=message):
         start(run, world, "--results", str(world / "refused"), *more)
     assert not (world / "refused").exists()
+
+
+def test_other_text_embeddings_than_unisrec_was_trained_on_are_refused(world, trained, tmp_path):
+    np.save(tmp_path / "other.npy", np.load(world / "data/toy/embeddings.npy")[::-1])
+    with pytest.raises(UserError, match=r"unisrec: was trained on other text embeddings than .*other\.npy"):
+        start(run, world, "--embeddings", str(tmp_path / "other.npy"), "--results", str(world / "refused"))
 
 
 def test_every_key_of_the_configuration_is_read():
