@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -102,8 +102,9 @@ class Config:
     dataset: str  # the folder data_path/dataset, see `data.load_data`
     data_path: str = "data"
     output_dir: str = "output/specgr"  # models and results, one folder a data set
-    index: str | None = None  # identifiers, a JSON file; None: the one of the data set's folder
-    embeddings: str | None = None  # text embeddings (n_items, d), a .npy file, for UniSRec; None: no SpecGR_Aux
+    # Files; what they name as {data_path} and {dataset} is filled in.
+    index: str | None = None  # identifiers, JSON; None: the one of the data set's folder
+    embeddings: str | None = None  # text embeddings (n_items, d), .npy, for UniSRec; None: no SpecGR_Aux
     digits: int = number(256, 1)  # codes of the identification digit
     max_history: int = number(20, 1)  # the last items of a history are read
     seed: int = number(0)
@@ -172,7 +173,12 @@ def load_config(path: Path, overrides: dict[str, str | bool] | None = None) -> C
             values[key] = value
         elif isinstance(values.get(section), dict | None):
             values[section] = (values.get(section) or {}) | {key: value}  # anew: sections may share one by a YAML alias
-    return _build(Config, values, f"{path}: ")
+    config = _build(Config, values, f"{path}: ")
+    return replace(config, index=_filled(config.index, config), embeddings=_filled(config.embeddings, config))
+
+
+def _filled(path: str | None, config: Config) -> str | None:
+    return path and path.replace("{data_path}", config.data_path).replace("{dataset}", config.dataset)
 
 
 def _pairs(arguments: list[str]) -> dict[str, str | bool]:

@@ -68,9 +68,9 @@ def test_with_an_encoder_the_script_leaves_all_that_training_reads(source, tmp_p
     assert "codebooks are fitted to the 3 of 6 items that are in training" in log
     data = load_data(str(tmp_path / "data"), "Games")
     folder = tmp_path / "data/Games/Games.rq-vae"
-    config = load_config(ROOT / "code/specgr/configs/games.yaml").embeddings.replace("Video_Games", "Games")
-    assert tmp_path / config == folder / "embeddings.npy"
-    vectors, model = load_embeddings(str(folder / "embeddings.npy"), 6), load_model(folder / "model.safetensors")
+    here = {"data_path": str(tmp_path / "data"), "dataset": "Games"}
+    config = load_config(ROOT / "code/specgr/configs/games.yaml", here)
+    vectors, model = load_embeddings(config.embeddings, 6), load_model(folder / "model.safetensors")
     semantic = model.codes(vectors)
     digits = identification_digits(semantic)
     assert digits.max() > 0, "items without text are alike"

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pandas as pd
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, script
 from genrec.errors import UserError
 from specgr import run, sweep
 from specgr.config import Config, read_arguments
@@ -72,6 +72,19 @@ def test_what_cannot_be_is_refused_by_name(world, trained, more, message):
     with pytest.raises(UserError, match=message):
         start(run, world, "--results", str(world / "refused"), *more)
     assert not (world / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "message"),
+    [
+        ("specgr_inference", (), "output/toy/stage2: not there"),
+        ("specgr_train", ("--data_path", "elsewhere"), "elsewhere/toy: no such data set folder"),
+    ],
+)
+def test_the_scripts_take_the_variables_of_all_scripts_and_a_flag_wins(world, tmp_path, stage, more, message):
+    at = {"CONFIG": str(world / "config.yaml"), "DATA_PATH": str(world / "data"), "NUM_PROCESSES": "1"}
+    output, code = script(stage, tmp_path, *more, **at)
+    assert (code, message in output) == (2, True), output
 
 
 def test_every_key_of_the_configuration_is_read():
