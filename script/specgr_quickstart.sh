@@ -9,8 +9,7 @@ FOLDER=${FOLDER:-output/specgr-quickstart}
 export SEED=${SEED:-0}                # of the toy and of all that is trained
 export CONFIG=code/specgr/configs/toy.yaml NUM_PROCESSES=1
 TOY=$FOLDER/data/toy
-HERE=(--data_path "$FOLDER/data" --output_dir "$FOLDER" --index "$TOY/toy.rq-vae.json" --embeddings "$TOY/embeddings.npy"
-      --seed "$SEED")
+HERE=(--data_path "$FOLDER/data" --output_dir "$FOLDER" --seed "$SEED")
 
 echo "== 1/4 make the toy"
 [ -d "$TOY" ] || "$PYTHON" code/make_toy.py --output "$TOY" --seed "$SEED" --n_items 1500 --n_users 4000 \

@@ -43,10 +43,10 @@ def _let_read(path: Path) -> None:
             file.chmod(file.stat().st_mode | (0o666 & ~umask))
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Raises UserError if `path` is there, unless it may be overwritten."""
+def check_new(path: Path, overwrite: bool, flag: str = "--output") -> None:
+    """Raises UserError if `path`, which `flag` chooses, is there, unless it may be overwritten."""
     if path.exists() and not overwrite:
-        raise UserError(f"{path}: is there already; choose another --output, or pass --overwrite")
+        raise UserError(f"{path}: is there already; choose another {flag}, or pass --overwrite")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -102,8 +102,9 @@ class Config:
     dataset: str  # the folder data_path/dataset, see `data.load_data`
     data_path: str = "data"
     output_dir: str = "output/specgr"  # models and results, one folder a data set
-    index: str | None = None  # identifiers, a JSON file; None: the one of the data set's folder
-    embeddings: str | None = None  # text embeddings (n_items, d), a .npy file, for UniSRec; None: no SpecGR_Aux
+    # Files; what they name as {data_path} and {dataset} is filled in.
+    index: str | None = None  # identifiers, JSON; None: the one of the data set's folder
+    embeddings: str | None = None  # text embeddings (n_items, d), .npy, for UniSRec; None: no SpecGR_Aux
     digits: int = number(256, 1)  # codes of the identification digit
     max_history: int = number(20, 1)  # the last items of a history are read
     seed: int = number(0, 0, 2**31 - 1)
@@ -150,57 +151,87 @@ def read_arguments(arguments: list[str], flags: type[Flags]) -> tuple[Config, Fl
     Raises UserError that names the flag, or file and key, that is unknown, missing, of a wrong type or out of range.
     """
     given = _pairs(arguments)
-    if "config" not in given:
+    if given.get("config", True) is True:
         raise UserError("--config is missing; pass --config FILE, such as code/specgr/configs/toy.yaml")
-    own = {name: _yaml(given[name], f"--{name}") for name in _keys(flags) if name in given}
+    own = {name: _value(given[name], hint, f"--{name}") for name, hint in _keys(flags).items() if name in given}
     overrides = {name: text for name, text in given.items() if name not in own and name != "config"}
     for name in overrides:
         _check_known(name, [*_keys(Config), *_keys(flags)], "unknown flag --")
     return load_config(Path(given["config"]), overrides), _build(flags, own, "--")
 
 
-def load_config(path: Path, overrides: dict[str, str] | None = None) -> Config:
-    """Read a configuration. overrides: key with dots -> value as YAML, instead of the file's.
+def load_config(path: Path, overrides: dict[str, str | bool] | None = None) -> Config:
+    """Read a configuration. overrides: key with dots -> value as on the command line, instead of the file's.
 
     Raises UserError that names the file and the key.
     """
     values = _yaml(read_bytes(path).decode("utf-8", "replace"), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a YAML mapping of keys to values")
+    hints = _keys(Config)
     for name, text in (overrides or {}).items():
-        *sections, last = name.split(".")
-        at = values
-        for section in sections:
-            at = at.setdefault(section, {})
-        at[last] = _yaml(text, f"--{name}")
-    return _build(Config, values, f"{path}: ")
+        section, _, key = name.rpartition(".")
+        value = _value(text, hints[name], f"--{name}")
+        if not section:
+            values[key] = value
+        elif isinstance(values.get(section), dict | None):
+            values[section] = (values.get(section) or {}) | {key: value}  # anew: sections may share one by a YAML alias
+    config = _build(Config, values, f"{path}: ")
+    return replace(config, index=_filled(config.index, config), embeddings=_filled(config.embeddings, config))
 
 
-def _pairs(arguments: list[str]) -> dict[str, str]:
+def _filled(path: str | None, config: Config) -> str | None:
+    return path and path.replace("{data_path}", config.data_path).replace("{dataset}", config.dataset)
+
+
+def _pairs(arguments: list[str]) -> dict[str, str | bool]:
+    """Flag -> text, or True where none follows."""
     rest, given = list(arguments), {}
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         if not flag.startswith("--"):
             raise UserError(f"unexpected argument {flag!r}; every argument is a flag: --name VALUE")
         if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else True
         given[flag[2:]] = value
     return given
 
 
+def _value(text: str | bool, hint: object, where: str) -> object:
+    """What a flag is given. Text stays as typed: YAML would read the folder 2024_01_05 as the number 20240105."""
+    if hint in (str, str | None) and text not in ("", "null"):
+        return text
+    return text if text is True else _yaml(text, where)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if key.value in keys[:number]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} stands twice; keep one", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def _yaml(text: str, where: str) -> object:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
-def _keys(cls: type) -> list[str]:
-    """All keys of a dataclass, those of its sections with a dot."""
-    hints, keys = typing.get_type_hints(cls), []
+def _keys(cls: type) -> dict[str, object]:
+    """All keys of a dataclass, those of its sections with a dot -> their types."""
+    hints, keys = typing.get_type_hints(cls), {}
     for one in fields(cls):
         inner = hints[one.name]
-        keys += [f"{one.name}.{key}" for key in _keys(inner)] if is_dataclass(inner) else [one.name]
+        keys |= (
+            {f"{one.name}.{key}": t for key, t in _keys(inner).items()} if is_dataclass(inner) else {one.name: inner}
+        )
     return keys
 
 
@@ -222,10 +253,11 @@ def _build(cls: type, values: dict, where: str, prefix: str = "") -> object:
             if one.default is MISSING:
                 raise UserError(f"{where}{name} is missing")
         elif is_dataclass(hint):
-            if not isinstance(values[one.name], dict):
-                raise UserError(f"{where}{name} is a section of keys, not {values[one.name]!r}")
+            given = {} if values[one.name] is None else values[one.name]
+            if not isinstance(given, dict):
+                raise UserError(f"{where}{name} is a section of keys, not {given!r}")
             default = {f.name: getattr(one.default, f.name) for f in fields(hint)}
-            built[one.name] = _build(hint, default | values[one.name], where, f"{name}.")
+            built[one.name] = _build(hint, default | given, where, f"{name}.")
         else:
             low, high = one.metadata.get("range", (-math.inf, math.inf))
             built[one.name] = _convert(values[one.name], hint, f"{where}{name}")
@@ -252,8 +284,6 @@ def _convert(value: object, hint: object, where: str) -> object:
             return float(value)  # YAML reads 1e-3, which has no point, as text
         except ValueError:
             pass
-    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
     if type(value) is not hint:
         raise UserError(f"{where} takes {hint.__name__}, not {value!r}")
     return value

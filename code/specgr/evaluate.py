@@ -1,5 +1,6 @@
 """Quality and cost of a recommender: on all targets, on those seen in training, and on new items."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ CUTOFFS = (10, 50)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Recall and NDCG by name, see `genrec.metrics.quality`, for targets of a kind; empty where there are none.
+    """Recall and NDCG by name, see `genrec.metrics.quality`, for targets of a kind; nan where there are none.
 
     `all` is the two others, weighted by their requests: one run serves all three.
     """
@@ -54,12 +55,13 @@ def evaluate(
     kinds = {"all": range(len(samples))}
     for name, wanted in (("in-sample", True), ("unseen", False)):
         kinds[name] = [i for i, sample in enumerate(samples) if known[sample.labels[0]] == wanted]
+    each = [quality(ranked[i], sample.labels, cutoffs) for i, sample in enumerate(samples)]
     items = torch.cat([found.items.flatten() for found in lists])
     items = items[items != NOTHING]
     speculative = lists[0].rounds is not None
     return Evaluation(
         {name: len(indices) for name, indices in kinds.items()},
-        {name: _mean([quality(ranked[i], samples[i].labels, cutoffs) for i in of]) for name, of in kinds.items()},
+        {name: _mean(each, indices) for name, indices in kinds.items()},
         (~seen[items]).float().mean().item() if len(items) else 0.0,
         seconds / len(samples),
         torch.cat([found.rounds for found in lists]).float().mean().item() if speculative else None,
@@ -81,5 +83,5 @@ def batches_of(
         yield indices, padded.to(device)
 
 
-def _mean(each: list[dict[str, float]]) -> dict[str, float]:
-    return {name: fmean(one[name] for one in each) for name in each[0]} if each else {}
+def _mean(each: list[dict[str, float]], indices: Sequence[int]) -> dict[str, float]:
+    return {name: fmean(each[i][name] for i in indices) if indices else math.nan for name in each[0]}

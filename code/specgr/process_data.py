@@ -4,8 +4,8 @@
     PYTHONPATH=code python -m specgr.process_data --category Video_Games --output data/Video_Games
 
 Writes train, valid and test.parquet (user, history, item: numbers; see `specgr.data`), items.parquet (item; raw_id,
-its parent_asin; text) and facts.json; what is there of the same flags is kept. Items are numbered by first appearance,
-so those of training come first.
+its parent_asin; text) and facts.json; what is there of the same flags is kept, and --overwrite replaces these files
+alone. Items are numbered by first appearance, so those of training come first.
 
 The files are read by name, from the hub or from a folder of the same layout, since `datasets` no longer runs the
 repository's loading script.
@@ -15,7 +15,8 @@ import html
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import datasets
@@ -36,35 +37,59 @@ logger = logging.getLogger(__name__)
 
 
 def main(category: str, output: str, source: str = HUB, overwrite: bool = False) -> None:
+    source = str(Path(source).resolve()) if Path(source).is_dir() else source
     arguments, folder = {"category": category, "source": source}, Path(output)
     if not overwrite and (folder / FACTS).is_file() and already_done(folder, folder, STAGE, arguments, overwrite):
         return
-    check_new(folder, overwrite)
-    interactions = load_interactions(source, category)
-    numbers = number_items(interactions)
+    empty = folder.is_dir() and not any(folder.glob("[!.]*"))  # but for what a killed run was writing
+    check_new(folder, overwrite or empty)
+    with network(source):
+        interactions = load_interactions(source, category)
+        numbers = number_items(interactions)
+        texts = load_texts(source, category, numbers.keys())
     users = number_users(interactions)
-    texts = load_texts(source, category, numbers.keys())
-    with atomic_path(folder) as partial:
-        partial.mkdir()
-        for split, rows in interactions.items():
-            renamed(rows, split, users, numbers).to_parquet(partial / f"{split}.parquet")
-        items = {
-            "item": list(numbers.values()),
-            "raw_id": list(numbers),
-            "text": [texts.get(a, "") for a in numbers],
-        }
-        datasets.Dataset.from_dict(items).to_parquet(partial / "items.parquet")
-        results = {
-            "users": len(users), "items": len(numbers), "items_without_text": len(numbers) - len(texts),
-            "items_seen": len(set(interactions["train"]["parent_asin"])),
-            "interactions": {split: len(rows) for split, rows in interactions.items()},
-        }  # fmt: skip
-        write_json(partial / FACTS, make_facts(STAGE, arguments, results=results))
+    items = {"item": list(numbers.values()), "raw_id": list(numbers), "text": [texts.get(a, "") for a in numbers]}
+    tables = {split: renamed(rows, split, users, numbers) for split, rows in interactions.items()}
+    results = {
+        "users": len(users), "items": len(numbers), "items_without_text": len(numbers) - len(texts),
+        "items_seen": len(set(interactions["train"]["parent_asin"])),
+        "interactions": {split: len(rows) for split, rows in interactions.items()},
+    }  # fmt: skip
+    save(folder, tables | {"items": datasets.Dataset.from_dict(items)}, make_facts(STAGE, arguments, results=results))
     print(f"{folder}: " + ", ".join(f"{name} {value}" for name, value in results.items()))
 
 
+def save(folder: Path, tables: dict[str, datasets.Dataset], facts: dict) -> None:
+    """Write NAME.parquet and the facts into the folder, beside what is there of others.
+
+    All are written before the first takes its place; old facts go before, new ones come last, so half is never done.
+    """
+    with ExitStack() as last_first:
+        write_json(last_first.enter_context(atomic_path(folder / FACTS)), facts)
+        for name, table in tables.items():
+            table.to_parquet(last_first.enter_context(atomic_path(folder / f"{name}.parquet")))
+        (folder / FACTS).unlink(missing_ok=True)
+
+
+@contextmanager
+def network(source: str) -> Iterator[None]:
+    """Raises UserError for an exception that comes from an OSError, whichever HTTP library wraps it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = error
+        while cause.__context__:
+            cause = cause.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(f"{source}: cannot be read ({error}); without a network, download the data set elsewhere and "
+                        "pass its folder: --source FOLDER, or SOURCE=FOLDER of the script") from error  # fmt: skip
+
+
 def load_interactions(source: str, category: str) -> datasets.DatasetDict:
-    """The three splits with COLUMNS. Raises UserError that names a file or column that is missing."""
+    """The three splits with COLUMNS. Raises UserError for a file or column that is missing, or a split without rows."""
     files = {split: f"{source}/benchmark/5core/timestamp_w_his/{category}.{split}.csv" for split in SPLITS}
     features = datasets.Features({name: datasets.Value(kind) for name, kind in COLUMNS.items()})
     try:
@@ -75,6 +100,8 @@ def load_interactions(source: str, category: str) -> datasets.DatasetDict:
     except datasets.exceptions.DatasetGenerationError as error:
         raise UserError(f"{files['train']}, or a split beside it: not a CSV file with the columns {', '.join(COLUMNS)} "
                         f"({error.__cause__})") from error  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{files['train']}, or a split beside it: cannot be read, or has no row ({error})") from error
 
 
 def number_items(interactions: datasets.DatasetDict) -> dict[str, int]:

@@ -7,7 +7,9 @@
 Writes results.csv, results.md and facts.json to {output_dir}/{dataset}/results/{eval_mode}, or to --results FOLDER.
 """
 
+import math
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.data import SUBSETS, Examples
 from specgr.evaluate import Evaluation, evaluate
-from specgr.methods import NEEDS, SPECULATIVE, choose, describe, make, settings_of
+from specgr.methods import SPECULATIVE, choose, describe, make, settings_of, stages_of
 from specgr.stages import Bench, open_stage
 from specgr.train import open_bench
 
@@ -44,7 +46,7 @@ class Flags:
 def main(config: Config, flags: Flags) -> None:
     check(flags)
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "results" / flags.eval_mode)
-    check_new(folder, flags.overwrite)
+    check_new(folder, flags.overwrite, "--results")
     bench = open_bench(config)
     names, examples = choose(bench, flags.methods), requests_of(bench, flags.eval_mode, flags.max_eval_steps)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
@@ -60,7 +62,7 @@ def main(config: Config, flags: Flags) -> None:
     facts = make_facts(
         STAGE, asdict(flags), machine=machine(bench), data=bench.data.fingerprint,
         settings={name: asdict(one) for name, one in settings.items()},
-        trained={stage: fingerprint(open_stage(bench, stage)) for name in names for stage in NEEDS[name]},
+        trained=fingerprints(bench, names),
     )  # fmt: skip
     with atomic_path(folder) as partial:
         partial.mkdir()
@@ -74,9 +76,10 @@ def check(flags: Flags) -> None:
     """Raises UserError that names the flag."""
     if flags.eval_mode not in ("valid", "test"):
         raise UserError(f"--eval_mode {flags.eval_mode}: choose from valid, test")
-    if flags.max_eval_steps <= 0 or flags.batch_size < 1:
+    if not 0 < flags.max_eval_steps < math.inf or flags.batch_size < 1:
         raise UserError(
-            f"--max_eval_steps {flags.max_eval_steps:g} must be above 0, --batch_size {flags.batch_size} at least 1"
+            f"--max_eval_steps {flags.max_eval_steps:g} must be a number above 0, --batch_size {flags.batch_size} at "
+            "least 1"
         )
 
 
@@ -101,6 +104,11 @@ def row_of(found: Evaluation) -> dict[str, float | None]:
         "unseen share": found.unseen_share, "acceptance": found.acceptance, "rounds": found.rounds,
         "ms": found.seconds * 1000,
     }  # fmt: skip
+
+
+def fingerprints(bench: Bench, names: Sequence[str]) -> dict[str, str]:
+    """Of the trainings that these methods use."""
+    return {stage: fingerprint(open_stage(bench, stage)) for stage in stages_of(bench, tuple(names))}
 
 
 def machine(bench: Bench) -> str:

@@ -63,7 +63,7 @@ class Flags:
 def main(config: Config, flags: Flags) -> None:
     check(flags)
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "speed")
-    check_new(folder, flags.overwrite)
+    check_new(folder, flags.overwrite, "--results")
     bench = open_bench(config)
     names = flags.methods or tuple(name for name in (AUX, PLUS, CONSTRAINED) if name != AUX or bench.texts is not None)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}

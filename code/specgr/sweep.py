@@ -18,7 +18,7 @@ from genrec.files import atomic_path, check_new, write_json, write_text
 from genrec.tables import pyplot
 from specgr.config import Config, run
 from specgr.methods import CONSTRAINED, SPECULATIVE, choose, make, settings_of
-from specgr.run import check, evaluate_method, machine, requests_of, row_of
+from specgr.run import check, evaluate_method, fingerprints, machine, requests_of, row_of
 from specgr.train import open_bench
 
 LABELS = {"draft_size": "draft size δ", "threshold": "threshold γ", "num_beams": "beams β"}
@@ -40,13 +40,16 @@ class Flags:
 
 def main(config: Config, flags: Flags) -> None:
     check(flags)
+    for name in flags.methods:
+        if name not in SPECULATIVE:
+            raise UserError(
+                f"--methods {name}: choose from {', '.join(SPECULATIVE)}; {CONSTRAINED} is always beside them"
+            )
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "sweep")
-    check_new(folder, flags.overwrite)
+    check_new(folder, flags.overwrite, "--results")
     bench = open_bench(config)
     methods = [name for name in choose(bench, flags.methods) if name in SPECULATIVE]
     choose(bench, (CONSTRAINED,))
-    if not methods:
-        raise UserError(f"--methods {','.join(flags.methods)}: choose from {', '.join(SPECULATIVE)}")
     examples, rows = requests_of(bench, flags.eval_mode, flags.max_eval_steps), []
     varied = {"draft_size": flags.draft_sizes, "threshold": flags.thresholds, "num_beams": flags.beams}
     settings = {
@@ -63,8 +66,9 @@ def main(config: Config, flags: Flags) -> None:
         table = pd.DataFrame([*rows, {"method": CONSTRAINED} | beside])
         write_text(partial / "sweep.csv", table.to_csv(index=False))
         draw(table, partial / "sweep.png")
-        facts = make_facts("specgr.sweep", asdict(flags), machine=machine(bench), data=bench.data.fingerprint)
-        write_json(partial / FACTS, facts)
+        of = {"machine": machine(bench), "data": bench.data.fingerprint}
+        of["trained"] = fingerprints(bench, (*methods, CONSTRAINED))
+        write_json(partial / FACTS, make_facts("specgr.sweep", asdict(flags), **of))
     print(f"written to {folder}")
 
 

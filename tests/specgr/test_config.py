@@ -6,7 +6,8 @@ import pytest
 
 from conftest import ROOT
 from genrec.errors import UserError
-from specgr.config import Config, load_config, read_arguments
+from specgr import run
+from specgr.config import Config, Validation, load_config, read_arguments
 from specgr.train import Flags
 
 SHIPPED = sorted((ROOT / "code/specgr/configs").glob("*.yaml"))
@@ -49,6 +50,9 @@ def test_games_office_and_phones_have_the_published_settings():
         ("dataset: x\ntrain_tiger: {steps: 0}", "train_tiger: epochs 0 and steps 0; one of them must be 0, one not"),
         ("dataset: x\nstage1: {batch_size: 8}", r"stage1\.generation_batch_size 256 is more than stage1\.batch_size 8"),
         ("dataset: [", "not valid YAML"),
+        ("dataset: x\nseed: 1\nseed: 2", "key 'seed' stands twice; keep one .*line 3"),
+        ("dataset: x\nplus: {threshold: -1, threshold: -9}", "key 'threshold' stands twice"),
+        ("dataset: 0123", "dataset takes str, not 83"),
         ("- dataset", "not a YAML mapping"),
     ],
 )
@@ -68,11 +72,30 @@ def test_flags_override_the_file_and_its_sections_keep_the_rest(tmp_path):
     assert flags == Flags(("tiger", "stage1"), overwrite=True)
 
 
+def test_an_empty_section_has_the_defaults_and_a_shared_one_is_changed_once(tmp_path):
+    plan = "stage1: &plan {batch_size: 512}\nstage2: *plan\n"
+    (tmp_path / "c.yaml").write_text("dataset: x\nvalidation:\nplus:\n" + plan)
+    config = load_config(tmp_path / "c.yaml", {"validation.k": "5", "stage1.batch_size": "1024"})
+    assert (config.validation, config.plus) == (Validation(k=5), Config("x").plus)
+    assert (config.stage1.batch_size, config.stage2.batch_size) == (1024, 512)
+
+
+def test_text_stays_as_typed(tmp_path):
+    (tmp_path / "c.yaml").write_text("dataset: x\nembeddings: file.npy\n")
+    arguments = "--output_dir 2024_01_05 --dataset 0123 --index 1e3 --embeddings null --results 2026-11-21"
+    config, flags = read_arguments(["--config", str(tmp_path / "c.yaml"), *arguments.split()], run.Flags)
+    assert (config.output_dir, config.dataset, config.index) == ("2024_01_05", "0123", "1e3")
+    assert (config.embeddings, flags.results) == (None, "2026-11-21")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--config is missing"),
         (["--config", "none.yaml"], "none.yaml: no such file"),
+        (["--config", "--overwrite"], "--config is missing"),
+        (["--config", "F", "--output_dir"], "output_dir takes str, not True"),
+        (["--config", "F", "--seed.x", "1"], r"unknown flag --seed\.x"),
         (["--config", "F", "--stage1.lr", "1"], r"unknown flag --stage1\.lr"),
         (["--config", "F", "--overwrit"], "unknown flag --overwrit; did you mean overwrite"),
         (["--config", "F", "--seed"], "seed takes int, not True"),

@@ -5,15 +5,17 @@ import json
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 
-from conftest import ROOT, save_encoder, succeed
+from conftest import ROOT, save_encoder, script, succeed
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
+from genrec.files import read_json
 from genrec.quantise import identification_digits
 from genrec.rqvae import load_model
 from specgr.config import load_config
 from specgr.data import load_data, load_embeddings
-from specgr.process_data import main
+from specgr.process_data import main, save
 
 TRAIN = [("u1", "B2", 100, ""), ("u1", "B1", 300, "B2"), ("u2", "B3", 200, ""), ("u2", "B2", 400, "B3")]
 VALID = [("u1", "B4", 500, "B2 B1"), ("u3", "NA", 600, "")]
@@ -42,6 +44,8 @@ def source(tmp_path, monkeypatch):
 
 def test_items_are_numbered_by_first_appearance_and_new_ones_are_unseen(source, tmp_path):
     folder = tmp_path / "data/games"
+    folder.mkdir(parents=True)
+    (folder / ".train.parquet.partial-1").touch()  # of a run that was killed
     main("Games", str(folder), str(source))
     items = pd.read_parquet(folder / "items.parquet")
     assert items["raw_id"].tolist() == ["B2", "B3", "B1", "B4", "NA", "B5"]
@@ -68,9 +72,9 @@ def test_with_an_encoder_the_script_leaves_all_that_training_reads(source, tmp_p
     assert "codebooks are fitted to the 3 of 6 items that are in training" in log
     data = load_data(str(tmp_path / "data"), "Games")
     folder = tmp_path / "data/Games/Games.rq-vae"
-    config = load_config(ROOT / "code/specgr/configs/games.yaml").embeddings.replace("Video_Games", "Games")
-    assert tmp_path / config == folder / "embeddings.npy"
-    vectors, model = load_embeddings(str(folder / "embeddings.npy"), 6), load_model(folder / "model.safetensors")
+    here = {"data_path": str(tmp_path / "data"), "dataset": "Games"}
+    config = load_config(ROOT / "code/specgr/configs/games.yaml", here)
+    vectors, model = load_embeddings(config.embeddings, 6), load_model(folder / "model.safetensors")
     semantic = model.codes(vectors)
     digits = identification_digits(semantic)
     assert digits.max() > 0, "items without text are alike"
@@ -94,4 +98,40 @@ def test_what_is_wrong_is_named(source, tmp_path):
     csv.write_text("user,item\nu1,B1\n")
     with pytest.raises(UserError, match="not a CSV file with the columns user_id"):
         main("Games", str(tmp_path / "games"), str(source))
+    csv.write_text("user_id,parent_asin,rating,timestamp,history\n")
+    with pytest.raises(UserError, match=r'a split beside it: .* has no row .*"test"'):
+        main("Games", str(tmp_path / "games"), str(source))
     assert not (tmp_path / "games").exists()
+    output, code = script("specgr_process_data", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert (code, "error: hf://datasets/McAuley-Lab/Amazon-Reviews-2023: cannot be read (" in output) == (2, True)
+
+
+def test_made_anew_what_others_put_in_the_folder_stays(source, tmp_path, monkeypatch):
+    folder = tmp_path / "games"
+    main("Games", str(folder), str(source))
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "games.rq-vae").mkdir()
+    (folder / "games.rq-vae/embeddings.npy").touch()
+    monkeypatch.chdir(tmp_path)
+    main("Games", str(folder), "source/../source")  # done: the same source
+    csv = source / "benchmark/5core/timestamp_w_his/Games.test.csv"
+    csv.write_text(csv.read_text().replace("B5", "B6"))
+    main("Games", str(folder), str(source), overwrite=True)
+    assert {path.name for path in folder.iterdir()} == {*made, "games.rq-vae"}
+    assert (folder / "games.rq-vae/embeddings.npy").is_file()
+    assert "B6" in pd.read_parquet(folder / "items.parquet")["raw_id"].tolist()
+    (folder / "facts.json").unlink()
+    with pytest.raises(UserError, match="there already"):
+        main("Games", str(folder), str(source))
+
+
+def test_a_table_that_cannot_be_written_leaves_all_as_it_was(tmp_path):
+    def tables(n):
+        return {name: Dataset.from_dict({"item": [n]}) for name in ("train", "items")}
+
+    save(tmp_path, tables(1), {"n": 1})
+    with pytest.raises(AttributeError):
+        save(tmp_path, tables(2) | {"test": None}, {"n": 2})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.json", "items.parquet", "train.parquet"]
+    assert read_json(tmp_path / "facts.json") == {"n": 1}
+    assert pd.read_parquet(tmp_path / "train.parquet")["item"].tolist() == [1]

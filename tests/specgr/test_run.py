@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, script
 from genrec.errors import UserError
+from genrec.toy import make_toy
 from specgr import run, sweep
 from specgr.config import Config, read_arguments
-from specgr.methods import NEEDS
-from tiny_world import flags
+from specgr.methods import NEEDS, SPECGR_NEIGHBOURS
+from tiny_world import CONFIG, flags
+from tiny_world import run as run_training
 
 
 def start(module, world, *more):
@@ -33,7 +35,7 @@ def test_the_table_has_every_method_and_all_is_in_sample_and_unseen_together(wor
     assert table.loc["UniSRec", ["acceptance", "rounds"]].isna().all()
     assert "SpecGR_Aux" in capsys.readouterr().out
     assert json.loads((world / "r/facts.json").read_text())["settings"]["SpecGR_Aux"]["draft_size"] == 7
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="is there already; choose another --results"):
         start(run, world, "--results", str(world / "r"))
 
 
@@ -46,11 +48,27 @@ def test_the_sweep_varies_one_parameter_at_a_time(world, trained):
     assert drafted["draft_size"].tolist() == [3, 9]
     assert (drafted["num_beams"] == 50).all()
     assert (world / "s/sweep.png").stat().st_size > 10_000
+    assert set(json.loads((world / "s/facts.json").read_text())["trained"]) == {"tiger", "unisrec", "stage2"}
+
+
+def test_requests_without_unseen_targets_have_a_table_and_a_sweep_all_the_same(tmp_path):
+    make_toy(n_items=60, n_users=200).save(tmp_path / "data/toy")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    own = ("--digits", "64", "--embeddings", "null", "--methods", SPECGR_NEIGHBOURS, "--max_eval_steps", "30")
+    run_training(tmp_path, "whole", *own[:4], "--stages", "tiger")
+    start(run, tmp_path, *own, "--results", str(tmp_path / "r"))
+    row = pd.read_csv(tmp_path / "r/results.csv").iloc[0]
+    assert row[["Recall@10 unseen", "NDCG@50 unseen"]].isna().all()
+    assert row["NDCG@50 all"] == row["NDCG@50 in-sample"]
+    assert ", 0 unseen requests" in (tmp_path / "r/results.md").read_text()
+    varied = ("--draft_sizes", "3,9", "--thresholds", "-9", "--beams", "4")
+    start(sweep, tmp_path, *own, *varied, "--results", str(tmp_path / "s"))
+    assert pd.read_csv(tmp_path / "s/sweep.csv")["NDCG@50 unseen"].isna().all()
 
 
 def test_the_sweep_is_of_methods_that_draft(world, trained):
-    with pytest.raises(UserError, match="--methods TIGER,UniSRec: choose from SpecGR neighbours, SpecGR_Aux"):
-        start(sweep, world, "--methods", "TIGER,UniSRec", "--results", str(world / "none"))
+    with pytest.raises(UserError, match="--methods TIGER: choose from SpecGR neighbours, SpecGR_Aux"):
+        start(sweep, world, "--methods", "SpecGR++,TIGER", "--results", str(world / "none"))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +77,9 @@ def test_the_sweep_is_of_methods_that_draft(world, trained):
         (("--eval_mode", "train"), "--eval_mode train: choose from valid, test"),
         (("--methods", "GRU"), "--methods GRU: choose from TIGER"),
         (("--draft_size", "0"), "--draft_size is at least 1, not 0"),
-        (("--max_eval_steps", "0"), "--max_eval_steps 0 must be above 0"),
+        (("--max_eval_steps", "0"), "--max_eval_steps 0 must be a number above 0"),
+        (("--max_eval_steps", ".nan"), "--max_eval_steps nan must be"),
+        (("--max_eval_steps", ".inf"), "--max_eval_steps inf must be"),
         (("--embeddings", "null", "--methods", "UniSRec"), "embeddings is not set"),
         (("--digits", "31"), "trained on other data or identifiers"),
         (
@@ -79,6 +99,19 @@ def test_other_text_embeddings_than_unisrec_was_trained_on_are_refused(world, tr
     np.save(tmp_path / "other.npy", np.load(world / "data/toy/embeddings.npy")[::-1])
     with pytest.raises(UserError, match=r"unisrec: was trained on other text embeddings than .*other\.npy"):
         start(run, world, "--embeddings", str(tmp_path / "other.npy"), "--results", str(world / "refused"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "message"),
+    [
+        ("specgr_inference", (), "output/toy/stage2: not there"),
+        ("specgr_train", ("--data_path", "elsewhere"), "elsewhere/toy: no such data set folder"),
+    ],
+)
+def test_the_scripts_take_the_variables_of_all_scripts_and_a_flag_wins(world, tmp_path, stage, more, message):
+    at = {"CONFIG": str(world / "config.yaml"), "DATA_PATH": str(world / "data"), "NUM_PROCESSES": "1"}
+    output, code = script(stage, tmp_path, *more, **at)
+    assert (code, message in output) == (2, True), output
 
 
 def test_every_key_of_the_configuration_is_read():

@@ -106,9 +106,7 @@ def test_any_seed_will_do(world):
 
 def test_a_training_that_has_lost_itself_stops(world):
     with pytest.raises(UserError, match=r"after step 3 not all weights are numbers .* lower learning_rate, 1e\+30"):
-        run(
-            world, "lost", "--stages", "tiger", "--train_tiger.learning_rate", "1e30"
-        )
+        run(world, "lost", "--stages", "tiger", "--train_tiger.learning_rate", "1e30")
 
 
 def test_a_stage_that_starts_from_another_tiger_is_refused(world, trained):
