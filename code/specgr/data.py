@@ -85,10 +85,19 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """Identifies samples and identifiers."""
-        parts = [self.codes.codes, *(getattr(self, split).histories for split in SPLITS)]
-        parts += [getattr(self, split).targets for split in SPLITS]
+        return self._digest(self.codes.codes, self.train, self.valid, self.test)
+
+    @property
+    def trained_fingerprint(self) -> str:
+        """Identifies what a training sees: its samples, those of validation, and the identifiers of the items in both.
+        Items and test requests that come later change nothing."""
+        items = torch.cat([part.flatten() for of in (self.train, self.valid) for part in (of.histories, of.targets)])
+        items = items[items != NOTHING].unique()
+        return self._digest(torch.cat([items[:, None], self.codes.codes[items]], 1), self.train, self.valid)
+
+    def _digest(self, codes: Tensor, *splits: Examples) -> str:
         digest = hashlib.sha256(str(self.codes.sizes).encode())
-        for part in parts:
+        for part in (codes, *(part for split in splits for part in (split.histories, split.targets))):
             digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

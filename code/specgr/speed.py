@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from genrec.artefacts import FACTS, make_facts
@@ -32,7 +31,7 @@ from specgr.lists import Lists, Recommender
 from specgr.methods import AUX, CONSTRAINED, PLUS, SPECULATIVE, choose, describe, make, settings_of, stages_of
 from specgr.run import check as check_requests
 from specgr.run import machine, requests_of
-from specgr.stages import ITEMS, MODEL, Bench
+from specgr.stages import ITEMS, MODEL, Bench, save_items
 from specgr.train import open_bench
 from specgr.unisrec import UniSRec, UniSRecSettings
 
@@ -132,7 +131,7 @@ def save_random(bench: Bench, stage: str) -> None:
     else:
         tiger = bench.new_tiger().eval()
         tiger.save(folder / MODEL)
-        save_file({"items": item_embeddings(tiger, bench.data.codes)}, folder / ITEMS)
+        save_items(item_embeddings(tiger, bench.data.codes), bench.data.codes, folder / ITEMS)
 
 
 def compare(name: str, recommender: Recommender, batches: Batches, k: int) -> dict[str, object]:

@@ -55,8 +55,8 @@ class Bench:
 
     @property
     def texts_fingerprint(self) -> str:
-        """Identifies the text embeddings; there are some."""
-        return hashlib.sha256(self.texts.cpu().numpy().tobytes()).hexdigest()[:16]
+        """Identifies the text embeddings of the items in training; there are some."""
+        return hashlib.sha256(self.texts[self.seen].cpu().numpy().tobytes()).hexdigest()[:16]
 
     def folder(self, stage: str) -> Path:
         return Path(self.config.output_dir) / self.config.dataset / stage
@@ -114,7 +114,7 @@ def plan_of(config: Config, stage: str) -> Plan:
 def _train(bench: Bench, stage: Stage, overwrite: bool) -> None:
     config, accelerator, output = bench.config, bench.accelerator, bench.folder(stage.name)
     arguments = {
-        "dataset": config.dataset, "data": bench.data.fingerprint, "seed": config.seed, **stage.facts,
+        "dataset": config.dataset, "data": bench.data.trained_fingerprint, "seed": config.seed, **stage.facts,
         **flat(stage.plan, plan_key(stage.name)), **flat(config.validation, "validation"),
     }  # fmt: skip
     del arguments["validation.batch_size"]  # a matter of memory
@@ -138,7 +138,7 @@ def _train(bench: Bench, stage: Stage, overwrite: bool) -> None:
             partial.mkdir()
             objective.model.save(partial / MODEL)
             if stage.items:
-                save_file({"items": stage.items(objective).cpu().contiguous()}, partial / ITEMS)
+                save_items(stage.items(objective), bench.data.codes, partial / ITEMS)
             results = {
                 f"NDCG@{config.validation.k}": state.best,
                 "best_step": state.best_step,
@@ -226,7 +226,7 @@ def _plus_plus(tiger: Tiger, codes: Codes, items: Tensor, prefixes: Prefixes, se
 def open_stage(bench: Bench, name: str) -> dict:
     """The facts of a trained stage. Raises UserError if it is not there, or was trained on other data."""
     facts = read_facts(bench.folder(name), name, "specgr_train")
-    if facts["arguments"]["data"] != bench.data.fingerprint:
+    if facts["arguments"]["data"] != bench.data.trained_fingerprint:
         raise UserError(
             f"{bench.folder(name)}: was trained on other data or identifiers than these of {bench.config.dataset}; "
             "train it again with --overwrite, or choose another output_dir"
@@ -257,10 +257,23 @@ def load_tiger(bench: Bench, name: str) -> Tiger:
     return Tiger.load(bench.folder(name) / MODEL).to(bench.accelerator.device)
 
 
+def save_items(items: Tensor, codes: Codes, path: Path) -> None:
+    """Write the embeddings (n_items, p) of items, and which identifiers they are of."""
+    save_file({"items": items.cpu().contiguous(), "codes": codes.codes}, path)
+
+
 def load_items(bench: Bench, name: str) -> Tensor:
-    """The item embeddings (n_items, p) that a stage of SpecGR++ left. Raises UserError if they are damaged."""
+    """The item embeddings (n_items, p) that a stage of SpecGR++ left. An item that has joined the index since, or has
+    another identifier than then, is embedded as stage 1 would have. Raises UserError if they are damaged."""
     path = bench.folder(name) / ITEMS
     try:
-        return load_file(path)["items"].to(bench.accelerator.device)
+        kept = load_file(path)
+        items, then = kept["items"].to(bench.accelerator.device), kept["codes"]
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: no item embeddings ({error}); train {name} again") from error
+    now = bench.data.codes.codes
+    n = min(len(now), len(then))
+    same = (now[:n] == then[:n]).all(1).nonzero()[:, 0].to(items.device)
+    if len(same) == len(now):
+        return items[:n]
+    return item_embeddings(load_tiger(bench, "stage1"), bench.codes).index_copy(0, same, items[same])

@@ -1,18 +1,24 @@
 """What was trained recommends: the table, the sweep, and what is refused."""
 
 import json
+import shutil
 from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from conftest import ROOT, script
 from genrec.errors import UserError
 from genrec.toy import make_toy
 from specgr import run, sweep
 from specgr.config import Config, read_arguments
-from specgr.methods import NEEDS, SPECGR_NEIGHBOURS
+from specgr.drafters import item_embeddings
+from specgr.methods import AUX, NEEDS, PLUS, SPECGR_NEIGHBOURS, choose, make
+from specgr.stages import load_items, load_tiger
+from specgr.train import open_bench
 from tiny_world import CONFIG, flags
 from tiny_world import run as run_training
 
@@ -93,6 +99,25 @@ def test_what_cannot_be_is_refused_by_name(world, trained, more, message):
     with pytest.raises(UserError, match=message):
         start(run, world, "--results", str(world / "refused"), *more)
     assert not (world / "refused").exists()
+
+
+def test_items_that_joined_the_index_after_training_are_recommended(world, trained, tmp_path):
+    shutil.copytree(world / "data", tmp_path / "data")
+    index = tmp_path / "data/toy/toy.index.json"
+    identifiers = json.loads(index.read_text())
+    identifiers |= {"150": identifiers["3"], "151": identifiers["149"]}  # on their codes, with digits of their own
+    index.write_text(json.dumps(identifiers))
+    vectors = np.load(world / "data/toy/embeddings.npy")
+    np.save(tmp_path / "embeddings.npy", np.concatenate([vectors, vectors[[3, 149]]]))
+    late = ("--data_path", str(tmp_path / "data"), "--embeddings", str(tmp_path / "embeddings.npy"))
+    config, _ = read_arguments(flags(world, "whole", *late), run.Flags)
+    bench = open_bench(config)
+    items = load_items(bench, "stage2")
+    torch.testing.assert_close(items[150:], item_embeddings(load_tiger(bench, "stage1"), bench.codes)[150:])
+    assert torch.equal(items[:150], load_file(trained / "stage2/items.safetensors")["items"])
+    for name in choose(bench, (AUX, PLUS)):
+        found = make(bench, name).recommend(bench.data.test.histories[:2], 152).items
+        assert torch.equal(found.sort(-1).values, torch.arange(152).expand(2, -1)), name
 
 
 def test_other_text_embeddings_than_unisrec_was_trained_on_are_refused(world, trained, tmp_path):
