@@ -9,7 +9,7 @@ from specgr.drafters import Drafted, Drafter, EncoderDrafter
 from specgr.lists import Recommender
 from specgr.neighbours import NeighbourDrafter, code_vectors
 from specgr.search import BeamSearch
-from specgr.stages import MODEL, Bench, load_items, load_tiger, open_stage
+from specgr.stages import MODEL, STAGES, Bench, load_items, load_tiger, open_stage
 from specgr.unisrec import Histories, UniSRec, UniSRecDrafter
 from specgr.verify import TigerVerifier
 
@@ -39,7 +39,7 @@ def stages_of(bench: Bench, names: tuple[str, ...]) -> list[str]:
     unknown = [name for name in names if name not in NEEDS]
     if unknown:
         raise UserError(f"--methods {unknown[0]}: choose from {', '.join(NEEDS)}")
-    stages = sorted({stage for name in names for stage in NEEDS[name]})
+    stages = [stage for stage in STAGES if any(stage in NEEDS[name] for name in names)]
     if bench.texts is None and "unisrec" in stages:
         raise UserError("embeddings is not set; UniSRec and SpecGR_Aux read them: --embeddings FILE.npy")
     return stages

@@ -84,8 +84,10 @@ def check(flags: Flags) -> None:
 
 
 def requests_of(bench: Bench, eval_mode: str, max_eval_steps: float) -> Examples:
-    """The samples of the split, or a random choice as `Flags.max_eval_steps` says."""
+    """The samples of the split, or a random choice as `Flags.max_eval_steps` says. Raises UserError if it has none."""
     examples: Examples = getattr(bench.data, eval_mode)
+    if not len(examples):
+        raise UserError(f"--eval_mode {eval_mode}: no sample of this split of {bench.config.dataset} has a history")
     most = max_eval_steps * len(examples) if max_eval_steps <= 1 else max_eval_steps
     return examples.sample(max(1, round(most)), bench.config.seed)
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,10 @@ from genrec.errors import UserError
 from genrec.toy import make_toy
 from specgr import run, sweep
 from specgr.config import Config, read_arguments
+from specgr.data import Examples
 from specgr.drafters import item_embeddings
 from specgr.methods import AUX, NEEDS, PLUS, SPECGR_NEIGHBOURS, choose, make
-from specgr.stages import load_items, load_tiger
+from specgr.stages import STAGES, load_items, load_tiger, train
 from specgr.train import open_bench
 from tiny_world import CONFIG, flags
 from tiny_world import run as run_training
@@ -126,10 +127,19 @@ def test_other_text_embeddings_than_unisrec_was_trained_on_are_refused(world, tr
         start(run, world, "--embeddings", str(tmp_path / "other.npy"), "--results", str(world / "refused"))
 
 
+def test_a_split_without_histories_is_refused(world, trained):
+    bench = open_bench(read_arguments(flags(world, "whole"), run.Flags)[0])
+    nothing = Examples.of([], 4)
+    with pytest.raises(UserError, match="--eval_mode test: no sample of this split of toy has a history"):
+        run.requests_of(replace(bench, data=replace(bench.data, test=nothing)), "test", 1.0)
+    with pytest.raises(UserError, match="toy: no sample of valid has a history"):
+        train(replace(bench, data=replace(bench.data, valid=nothing)), STAGES, overwrite=False)
+
+
 @pytest.mark.parametrize(
     ("stage", "more", "message"),
     [
-        ("specgr_inference", (), "output/toy/stage2: not there"),
+        ("specgr_inference", (), "output/toy/tiger: not there"),
         ("specgr_train", ("--data_path", "elsewhere"), "elsewhere/toy: no such data set folder"),
     ],
 )
