@@ -7,6 +7,8 @@ from torch.nn.functional import normalize, one_hot
 from specgr.tokens import NOTHING, Codes
 from specgr.verify import Encoded
 
+EARLIER = 1e-13  # what a lower number is worth
+
 
 def code_vectors(codes: Codes) -> Tensor:
     """Vectors (n_items, d) that are alike where semantic codes are: one-hot, a level worth half of the one before it
@@ -17,13 +19,15 @@ def code_vectors(codes: Codes) -> Tensor:
 
 class NeighbourDrafter:
     """The cosine of an item's vector and the mean of the history's, where an item weighs `decay` times the one after
-    it. Any vectors that new items have too will do: text embeddings, or `code_vectors`."""
+    it. Any vectors that new items have too will do: text embeddings, or `code_vectors`. Many items are equally near by
+    their codes: of those the one with the lower number comes first, whatever else is in the batch."""
 
     def __init__(self, vectors: Tensor, decay: float = 0.8):
         """vectors: (n_items, d). Raises ValueError if a decay is not in (0, 1]."""
         if not 0 < decay <= 1:
             raise ValueError(f"decay is the weight of an item beside the one after it, in (0, 1], not {decay}")
-        self.vectors, self.decay = normalize(vectors.float(), dim=-1), decay
+        # Double precision, whose noise stays below EARLIER.
+        self.vectors, self.decay = normalize(vectors.double(), dim=-1), decay
 
     def scores(self, encoded: Encoded) -> Tensor:
         """See `drafters.Drafter`."""
@@ -31,4 +35,5 @@ class NeighbourDrafter:
         after = real.flip(-1).cumsum(-1).flip(-1) - 1  # items that follow in the history
         weight = torch.where(real, self.decay**after, 0.0)
         means = (weight[..., None] * self.vectors[encoded.items.clamp(min=0)]).sum(1)
-        return normalize(means, dim=-1) @ self.vectors.T
+        scores = normalize(means, dim=-1) @ self.vectors.T
+        return scores - EARLIER * torch.arange(scores.shape[1], device=scores.device)
