@@ -50,14 +50,15 @@ def test_an_embedding_is_the_normed_projection_of_the_mean_over_real_tokens(tige
         torch.testing.assert_close(embeddings[row], expected / expected.norm(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 9])
-def test_encoding_by_length_is_encoding_where_there_is_something(codes, tiger, rows):
+@pytest.mark.parametrize(("rows", "cut"), [(1, 0), (2, 1), (9, 6)])
+def test_encoding_by_length_is_encoding_where_there_is_something(codes, tiger, rows, cut):
     items = torch.randint(len(codes.tokens), (rows, 6)).where(torch.arange(6) < torch.randint(1, 6, (rows, 1)), NOTHING)
     items[-1] = torch.tensor([NOTHING] * 4 + [1, 2])  # padding in front stays
     ids, mask = codes.history(items)
     hidden, real = tiger.encode_by_length(ids, mask), mask.bool()
     torch.testing.assert_close(hidden[real], tiger.encode(ids, mask)[real], atol=1e-5, rtol=1e-5)
     assert hidden.shape[:2] == mask.shape
+    assert (hidden[:, -1] == 0).all(-1).sum() == cut, "shorter parts end before"
 
 
 def test_training_reaches_every_weight(codes, tiger, encoded):
