@@ -16,6 +16,7 @@ from transformers.generation import EosTokenCriteria, GenerateBeamDecoderOnlyOut
 
 from beamsd.auto import Auto
 from beamsd.clock import Clock
+from beamsd.compat import PASSED_BY_GENERATE, passed_cache
 from beamsd.prefix import Prefix
 from beamsd.program import Program
 from beamsd.search import Result, Timer, beam_search
@@ -23,8 +24,6 @@ from beamsd.support import check_model
 from beamsd.trie import Trie
 
 BEAM_SEARCH, GREEDY_SEARCH = "beam_search", "greedy_search"  # names of generation modes
-# What `generate` passes on that the search makes for itself.
-OWN = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"}
 # What the search cannot give.
 NOT_KEPT = ("output_attentions", "output_hidden_states", "output_logits")
 
@@ -239,12 +238,12 @@ def _check_config(config: GenerationConfig) -> None:
 
 
 def _check_inputs(model_kwargs: Mapping[str, object], mask: Tensor, width: int) -> None:
-    others = [name for name, value in model_kwargs.items() if name not in OWN and value is not None]
+    others = [name for name, value in model_kwargs.items() if name not in PASSED_BY_GENERATE and value is not None]
     if others:
         raise ValueError(f"speculate takes input_ids and attention_mask, not {', '.join(sorted(others))}")
-    cache = model_kwargs.get("past_key_values")
+    cache = passed_cache(model_kwargs)
     if cache is not None and cache.get_seq_length():
-        raise ValueError("speculate reads the whole prompt itself: pass no past_key_values")
+        raise ValueError("speculate reads the whole prompt itself: pass no cache (past_key_values) of your own")
     positions = model_kwargs.get("position_ids")
     if positions is not None and ((positions[::width] != mask.cumsum(-1) - 1) & mask.bool()).any():
         raise ValueError("speculate derives the positions from attention_mask: pass no position_ids of your own")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
-from transformers.generation import logits_process
+from transformers.generation import PrefixConstrainedLogitsProcessor
 
+from beamsd.compat import is_builtin
 from beamsd.reader import Reading
 from beamsd.trie import Trie
 
@@ -128,7 +129,7 @@ class OnVocabulary:
         that are not of the library."""
         pure = [
             processor for processor in self.processors or []
-            if type(processor).__module__ == logits_process.__name__ and type(processor).__name__ not in STATEFUL
+            if is_builtin(processor) and type(processor).__name__ not in STATEFUL
         ]  # fmt: skip
         return replace(self, processors=LogitsProcessorList(pure), draft=True, never=eos)
 
@@ -163,5 +164,5 @@ def constrained(processors: LogitsProcessorList, trie: Trie, prompt: int, width:
         return trie.tokens[children[children != trie.dead]].tolist() or [trie.eos or 0]
 
     before = next((i for i, each in enumerate(processors) if type(each).__name__ not in EARLY), len(processors))
-    prefix = logits_process.PrefixConstrainedLogitsProcessor(allowed, width)
+    prefix = PrefixConstrainedLogitsProcessor(allowed, width)
     return LogitsProcessorList([*processors[:before], prefix, *processors[before:]])

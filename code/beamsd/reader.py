@@ -1,14 +1,13 @@
 """A model that reads the tree. Target and draft are the same class; each lags behind the tree and catches up."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import PreTrainedModel
 
+from beamsd.compat import Cache, DynamicLayer, cache_argument, cache_layers, takes
 from beamsd.head import split
 from beamsd.tree import Tree
 
@@ -80,11 +79,6 @@ class TreeLayer(DynamicLayer):
         self.all_keys, self.all_values = kept(self.all_keys), kept(self.all_values)
 
 
-def takes(model: PreTrainedModel) -> set[str]:
-    """The names of what a model's forward takes, also of one that peft has wrapped."""
-    return set(inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters)
-
-
 class Reader:
     """A model, its preallocated KV cache, and how far into the tree that cache has read."""
 
@@ -100,8 +94,8 @@ class Reader:
         self.prefix, self.start = prefix, prefix[0][0].shape[2] if prefix else 0
         self.parts, self.compiled = split(model), body
         self.keeps_logits = self.parts is None and "logits_to_keep" in takes(model)
-        self.layers = [TreeLayer(capacity, whole=body is not None) for _ in DynamicCache(config=model.config).layers]
-        self.cache = Cache(layers=self.layers)
+        self.layers = [TreeLayer(capacity, whole=body is not None) for _ in cache_layers(model.config)]
+        self.cache = {cache_argument(self.parts.body if self.parts else model): Cache(layers=self.layers)}
         self.return_to(())
 
     def _fill_cache(self, batch: int) -> None:
@@ -109,7 +103,7 @@ class Reader:
         word = torch.zeros(batch, 1, dtype=torch.long, device=self.model.device)
         for layer in self.layers:
             layer.slots = word[0]
-        self.parts.body(input_ids=word, position_ids=word, past_key_values=self.cache, use_cache=True)
+        self.parts.body(input_ids=word, position_ids=word, use_cache=True, **self.cache)
 
     def begin(self, batch: int) -> None:
         """Start over, in the same cache."""
@@ -135,9 +129,9 @@ class Reader:
             "input_ids": tree.tokens[:, self.read : tree.size],
             "attention_mask": tree.additive_mask(self.read, self.capacity if whole else tree.size, self.model.dtype),
             "position_ids": tree.positions(self.read).clamp(max=self.longest - 1),
-            "past_key_values": self.cache,
             "use_cache": True,
             "return_dict": True,
+            **self.cache,
         }
         if whole:
             if not self.layers[0].is_initialized:

@@ -3,11 +3,12 @@
 from weakref import WeakKeyDictionary
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
-from beamsd.reader import Reader, takes
+from beamsd.compat import CACHE_NAMES, DynamicLayer, attention_of, cache_argument, cache_layers, takes
+from beamsd.reader import Reader
 from beamsd.tree import Tree
 
 _checked: WeakKeyDictionary[PreTrainedModel, object] = WeakKeyDictionary()
@@ -22,9 +23,15 @@ def check_model(model: PreTrainedModel, tokens: int = 0) -> None:
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         raise ValueError(f"{name} is an encoder-decoder; the token tree is for decoder-only models")
-    layers = DynamicCache(config=model.config).layers
-    if "past_key_values" not in takes(model) or not all(isinstance(layer, DynamicLayer) for layer in layers):
+    layers = cache_layers(model.config)
+    if not all(isinstance(layer, DynamicLayer) for layer in layers):
         raise ValueError(f"{name} keeps a state in place of keys and values, which cannot branch into a tree")
+    if cache_argument(model) is None:
+        raise ValueError(
+            f"{name}.forward takes no cache by a name that is known here ({', '.join(CACHE_NAMES)}), with transformers "
+            f"{transformers.__version__}; use the releases that this project was tested with: "
+            "pip install -c constraints.txt transformers"
+        )
     if "position_ids" not in takes(model):
         raise ValueError(f"{name} takes no position_ids, so that it cannot place the nodes of a tree")
     if "local" in (getattr(model.config, "attention_layers", None) or []):  # GPT-Neo, which no cache layer tells
@@ -35,7 +42,7 @@ def check_model(model: PreTrainedModel, tokens: int = 0) -> None:
             f"{name} uses sliding-window attention over {min(windows)} tokens, fewer than the {tokens} of prompt and "
             "answer; a token tree needs them all in the window"
         )
-    attention = getattr(model.config, "_attn_implementation", None)  # no public name says it
+    attention = attention_of(model)
     if _checked.get(model) != attention or model not in _checked:
         _probe(model, name, attention)
         _checked[model] = attention

@@ -14,6 +14,8 @@ from torch.nn.functional import dropout, embedding
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
+from beamsd.compat import cache_argument
+
 BLOCK = 2**19  # numbers, 2 MiB: about what the second-level cache of a CPU core holds
 
 
@@ -64,8 +66,8 @@ def read(
         attended, kept = _attend(own.SelfAttention, own.layer_norm(states), before, places, bias)
         cache.layers.append(kept)
         states = cross(
-            states + own.dropout(attended), key_value_states=hidden, position_bias=unread, past_key_values=cache.cross,
-            is_causal=False,
+            states + own.dropout(attended), key_value_states=hidden, position_bias=unread, is_causal=False,
+            **{cache_argument(cross): cache.cross},
         )[0]  # fmt: skip
         states = by_rows(feed_forward, states.shape[1] * decoder.config.d_ff, states)
     return decoder.dropout(decoder.final_layer_norm(states))
