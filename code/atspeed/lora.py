@@ -1,5 +1,7 @@
 """LoRA for the target: adapters on the attention, and the rows of the new item tokens."""
 
+import warnings
+
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,7 +24,7 @@ def add_lora(model: PreTrainedModel, item_tokens: list[int], rank: int, alpha: i
         trainable_token_indices={name: item_tokens for name in rows},
     )  # fmt: skip
     try:
-        return get_peft_model(model, config)
+        return _adapted(model, config)
     except ValueError as error:
         raise UserError(
             f"LoRA on {', '.join(TARGET_MODULES)} does not fit a {model.config.model_type} ({error}); pass --full"
@@ -35,10 +37,17 @@ def merge_lora(trained: PeftModel, weights: dict[str, Tensor], base: PreTrainedM
     weights: the whole weights of `trained`. base: the model that it was made from, loaded afresh, with the item tokens
     added: in `trained` it may be quantised, and merging would keep the rounding, or in shards.
     """
-    whole = get_peft_model(base, trained.peft_config["default"])
+    whole = _adapted(base, trained.peft_config["default"])
     learnt = get_peft_model_state_dict(trained, state_dict=weights, save_embedding_layers=False)
     set_peft_model_state_dict(whole, learnt)
     return whole.merge_and_unload()
+
+
+def _adapted(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    with warnings.catch_warnings():
+        # peft 0.21 asks a model of transformers 5.24 by the old name; nobody who reads this can change that.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        return get_peft_model(model, config)
 
 
 def _name_of(model: PreTrainedModel, module: object) -> str:

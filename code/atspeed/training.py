@@ -16,6 +16,7 @@ from atspeed.forward import tree_logits
 from atspeed.resume import WholeCheckpoints, epochs_left_open, last_checkpoint
 from atspeed.samples import ByLength, Samples, collate
 from atspeed.selection import Selection
+from beamsd.compat import CHECKPOINTING_NAMES, known_name
 from genrec.errors import UserError
 
 REPORTERS = ("none", "tensorboard", "wandb")
@@ -155,7 +156,7 @@ def fit(
     Returns what the evaluation of the best weights said, the epochs and steps run, and the history of all losses.
     """
     gpu, checkpoint = torch.cuda.is_available(), last_checkpoint(work)
-    by_loss = schedule.select_by == "eval_loss"
+    by_loss, again = schedule.select_by == "eval_loss", known_name(CHECKPOINTING_NAMES, vars(TrainingArguments))
     arguments = TrainingArguments(
         output_dir=str(work), num_train_epochs=epochs_left_open(checkpoint, schedule.epochs),
         per_device_train_batch_size=schedule.micro_batch_size, per_device_eval_batch_size=schedule.micro_batch_size,
@@ -167,8 +168,7 @@ def fit(
         remove_unused_columns=False, logging_steps=10, report_to=schedule.report_to, seed=schedule.seed,
         use_cpu=not gpu, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
         bf16=schedule.mixed_precision == "bf16", fp16=schedule.mixed_precision == "fp16",
-        **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-           if schedule.gradient_checkpointing else {}),
+        **({again: True, f"{again}_kwargs": {"use_reentrant": False}} if schedule.gradient_checkpointing else {}),
     )  # fmt: skip
     trainer = AlignmentTrainer(
         model, arguments, data_collator=collate, train_dataset=train,

@@ -1,6 +1,7 @@
 """What differs between releases of transformers, found by asking the objects at hand, never by version numbers."""
 
 import inspect
+from collections.abc import Collection, Sequence
 
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -8,12 +9,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 from transformers.generation import LogitsProcessor
 
 __all__ = [
-    "PASSED_BY_GENERATE", "Cache", "DynamicLayer", "attention_of", "cache_argument", "cache_layers", "is_builtin",
-    "passed_cache", "takes",
+    "CACHE_NAMES", "CHECKPOINTING_NAMES", "PASSED_BY_GENERATE", "Cache", "DynamicLayer", "attention_of",
+    "cache_argument", "cache_layers", "is_builtin", "known_name", "passed_cache", "takes",
 ]  # fmt: skip
 
 # What `forward`, and so `generate`, calls the keys and values that it is to go on from; the first is the newest.
 CACHE_NAMES = ("cache", "past_key_values")
+# What a model, and the Trainer's arguments, call computing activations again in the backward pass.
+CHECKPOINTING_NAMES = ("activation_checkpointing", "gradient_checkpointing")
 # Keyword arguments that `generate` makes for itself and passes on to a `custom_generate`.
 PASSED_BY_GENERATE = {
     *CACHE_NAMES, "attention_mask", "position_ids", "use_cache", "logits_to_keep", "cache_position"
@@ -25,10 +28,14 @@ def takes(module: nn.Module) -> set[str]:
     return set(inspect.signature(getattr(module, "get_base_model", lambda: module)().forward).parameters)
 
 
+def known_name(names: Sequence[str], known: Collection[str]) -> str | None:
+    """The first of `names`, which mean the same, that is known; None if none is."""
+    return next((name for name in names if name in known), None)
+
+
 def cache_argument(module: nn.Module) -> str | None:
     """The name under which a module's forward takes a cache; None if it takes none."""
-    names = takes(module)
-    return next((name for name in CACHE_NAMES if name in names), None)
+    return known_name(CACHE_NAMES, takes(module))
 
 
 def passed_cache(model_kwargs: dict) -> Cache | None:

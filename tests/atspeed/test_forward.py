@@ -5,6 +5,7 @@ import torch
 
 from atspeed.forward import tree_logits
 from atspeed.lora import add_lora
+from beamsd.compat import CHECKPOINTING_NAMES, known_name
 from conftest import LENGTH, VOCABULARY, random_items, random_prompts, tiny_llama
 
 
@@ -14,7 +15,7 @@ def eager(model):
 
 
 def checkpointed(model):
-    model.gradient_checkpointing_enable()
+    getattr(model, known_name([f"{name}_enable" for name in CHECKPOINTING_NAMES], dir(model)))()
     return model.train()
 
 
