@@ -48,6 +48,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def process_count() -> int:
+    """How many processes an `accelerate launch` has started, without the seconds that accelerate takes to say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _set_up_logging() -> None:
     level = logging.INFO if is_main_process() else logging.ERROR
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
