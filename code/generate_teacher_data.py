@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.shapes import check_dtype
+from atspeed.teacher_data import STAGE, Manifest, Plan
 from genrec.artefacts import FACTS, already_done, make_facts
 from genrec.cli import run
 from genrec.dataset import Sample, load_dataset
@@ -52,7 +53,7 @@ def main(
     from atspeed.models import load_model, load_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_samples
-    from atspeed.teacher import STAGE, Manifest, Plan, finish, prepare, write_shards
+    from atspeed.teacher import finish, prepare, write_shards
     from beamsd import Trie
 
     state, tokenizer, model = this_process(), load_tokenizer(target_model), None

@@ -18,6 +18,7 @@ from atspeed.policy import Shares
 from atspeed.precision import check_mixed_precision, check_precision
 from atspeed.schedule import Schedule, check_selection
 from atspeed.shapes import check_dtype
+from atspeed.teacher_data import TeacherData
 from genrec.artefacts import already_done, make_facts
 from genrec.cli import process_count, run
 from genrec.dataset import Dataset, load_dataset, take
@@ -25,7 +26,6 @@ from genrec.errors import UserError
 
 if TYPE_CHECKING:
     from atspeed.samples import Samples
-    from atspeed.teacher import TeacherData
     from beamsd import Trie
 
 STAGE = "train"
@@ -85,6 +85,7 @@ def main(
     data = load_dataset(data_path, dataset, index)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
+    taught = _open_teacher_data(train_data, valid_data, data, target, objective, shares)
 
     from accelerate.utils import set_seed
 
@@ -98,7 +99,6 @@ def main(
     state, schedule = this_process(), replace(schedule, mixed_precision=check_mixed_precision(mixed_precision, weights))
     tokenizer = load_tokenizer(target_model)
     check_same_vocabulary(base_model, tokenizer, data.catalogue)
-    taught = _open_teacher_data(train_data, valid_data, data, target, objective, shares)
     work = output.with_name(output.name + ".work")
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
@@ -129,10 +129,8 @@ def main(
 
 def _open_teacher_data(
     train: str, valid: str, data: Dataset, target: Checkpoint, objective: Objective, shares: Shares
-) -> "list[TeacherData]":
+) -> list[TeacherData]:
     """Raises UserError if they do not hold what the objective compares, and the target is not to say it either."""
-    from atspeed.teacher import TeacherData
-
     taught = [TeacherData.open(path, split, data, target) for split, path in (("train", train), ("valid", valid))]
     for path, teacher in zip((train, valid), taught, strict=True):
         if objective.home == ITEM and not teacher.plan.full_vocabulary and not shares.r_original:
@@ -144,7 +142,7 @@ def _open_teacher_data(
     return taught
 
 
-def _samples(tokenizer, data, target, teacher: "TeacherData", trie: "Trie") -> "Samples":
+def _samples(tokenizer, data, target, teacher: TeacherData, trie: "Trie") -> "Samples":
     from atspeed.prompts import encode_samples
     from atspeed.samples import Samples
 

@@ -134,6 +134,8 @@ def save_benchmark(folder: Path, name: str, table: pd.DataFrame, headline: str, 
 
 def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     """Speed-up over `generate` by K, beside the paper's; target calls by K; where the time goes at the largest K."""
+    import pandas as pd
+
     plt = pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
     places, last = range(len(widths)), table[table["K"] == max(table["K"])].set_index("method")

@@ -48,6 +48,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_local_main_process() -> bool:
+    """Whether this is the first process of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def process_count() -> int:
     """How many processes an `accelerate launch` has started, without the seconds that accelerate takes to say it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
