@@ -49,6 +49,11 @@ def main(
     data = load_dataset(data_path, dataset, index)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
+    plans = [
+        Plan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
+        for split in FOLDERS
+    ]
+    asked = [plan.samples(data, target.setting) for plan in plans]
 
     from atspeed.models import load_model, load_tokenizer
     from atspeed.processes import this_process
@@ -62,10 +67,8 @@ def main(
     def encode_rows(samples: list[Sample], rows: range) -> "Encoded":
         return encode_samples(tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff)
 
-    for split, name in FOLDERS.items():
+    for (split, name), plan, samples in zip(FOLDERS.items(), plans, asked, strict=True):
         folder = Path(output_dir) / name
-        plan = Plan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
-        samples = plan.samples(data, target.setting)
         manifest = Manifest(plan, target.setting, target.fingerprint, len(samples))
         with state.main_process_first():
             if already_done(folder, folder, STAGE, arguments | {"split": split}, overwrite):

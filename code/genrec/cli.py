@@ -20,7 +20,11 @@ _FLAG = re.compile(r"--|-[a-zA-Z]|-$")  # what fire does not take for a value
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` with the flags of the command line. Its annotations are the flags' types."""
+    """Run `main` with the flags of the command line. Its annotations are the flags' types.
+
+    What takes seconds to import (torch, transformers, pandas) `main` imports itself, after it has checked all that can
+    be checked without, and so do the functions that need it: help and a refusal then come at once.
+    """
     arguments = sys.argv[1:]
     with errors_in_one_line():
         if {"--help", "-h"} & set(arguments):

@@ -21,7 +21,6 @@ from genrec.files import read_bytes
 from specgr.settings import SpecGRSettings
 
 Flags = typing.TypeVar("Flags")
-STAGES = ("tiger", "unisrec", "stage1", "stage2")  # what is trained, in this order
 AUX, PLUS = SpecGRSettings(draft_size=50, num_beams=20), SpecGRSettings()  # as published
 
 
@@ -133,25 +132,6 @@ class Config:
                     f"{name}.generation_batch_size {plan.generation_batch_size} is more than {name}.batch_size "
                     f"{plan.batch_size}, of which it is a part"
                 )
-
-
-def plan_key(stage: str) -> str:
-    """The section of the configuration that says how a stage is trained."""
-    return stage if stage.startswith("stage") else f"train_{stage}"
-
-
-def plan_of(config: Config, stage: str) -> Plan:
-    return getattr(config, plan_key(stage))
-
-
-def check_division(plan: Plan, name: str, processes: int) -> None:
-    """Raises UserError if the processes cannot have as many rows each."""
-    sizes = {"batch_size": plan.batch_size}
-    if isinstance(plan, ContrastivePlan):
-        sizes["generation_batch_size"] = plan.generation_batch_size
-    for key, size in sizes.items():
-        if size % processes:
-            raise UserError(f"{name}.{key} {size} cannot be shared by {processes} processes; choose a multiple")
 
 
 def run(main: Callable[[Config, Flags], None], flags: type[Flags]) -> None:

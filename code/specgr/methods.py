@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from genrec.errors import UserError
 from specgr.beams import Prefixes
-from specgr.config import STAGES
 from specgr.decoding import SpecGR
 from specgr.drafters import Drafted, Drafter, EncoderDrafter
 from specgr.lists import Recommender
@@ -21,6 +20,7 @@ from specgr.names import (
     check_methods,
 )
 from specgr.neighbours import NeighbourDrafter, code_vectors
+from specgr.plans import STAGES
 from specgr.search import BeamSearch
 from specgr.settings import SpecGRSettings
 from specgr.stages import MODEL, Bench, load_items, load_tiger, open_stage

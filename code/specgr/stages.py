@@ -17,12 +17,13 @@ from genrec.artefacts import FACTS, NOTE, already_done, fingerprint, make_facts,
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_json, write_json
 from specgr.beams import Prefixes
-from specgr.config import STAGES, Config, Plan, check_division, flat, plan_key, plan_of
+from specgr.config import Config, Plan, flat
 from specgr.data import Data
 from specgr.decoding import SpecGR
 from specgr.drafters import Drafted, EncoderDrafter, item_embeddings
 from specgr.lists import Recommender
 from specgr.objectives import Objective, Stage1, Stage2, TigerObjective, UniSRecObjective
+from specgr.plans import STAGES, check_division, plan_key, plan_of
 from specgr.search import BeamSearch
 from specgr.tiger import Tiger, TigerSettings
 from specgr.tokens import Codes

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from genrec.cli import process_count
 from genrec.errors import UserError
-from specgr.config import STAGES, Config, check_division, plan_key, plan_of, run
+from specgr.config import Config, run
 from specgr.data import load_data, load_embeddings
+from specgr.plans import STAGES, check_division, plan_key, plan_of
 
 if TYPE_CHECKING:
     from specgr.stages import Bench
