@@ -37,7 +37,7 @@ class Flags:
     num_beams: int | None = None
     threshold: float | None = None
     max_eval_steps: float = 1.0  # up to 1: this share of the requests; above: so many; a random choice
-    methods: tuple[str, ...] = ()  # of `methods.NEEDS`; none: all that there are data for
+    methods: tuple[str, ...] = ()  # of `names.NEEDS`; none: all that there are data for
     batch_size: int = 64
     results: str | None = None
     overwrite: bool = False

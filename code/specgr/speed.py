@@ -44,7 +44,7 @@ Batches = dict[int, list[tuple[list[int], "Tensor"]]]  # by size: numbers of req
 @dataclass(frozen=True)
 class Flags:
     batch_sizes: tuple[int, ...] = (1, 8, 64)
-    methods: tuple[str, ...] = ()  # of `methods.NEEDS`; none: both SpecGR, without texts one, and TIGER constrained
+    methods: tuple[str, ...] = ()  # of `names.NEEDS`; none: both SpecGR, without texts one, and TIGER constrained
     k: int = 50  # items a list
     draft_size: int | None = None  # of SpecGR with any drafter, instead of the configuration's; so the next two
     num_beams: int | None = None

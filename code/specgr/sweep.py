@@ -31,7 +31,7 @@ class Flags:
     draft_sizes: tuple[int, ...] = (5, 10, 20, 50)
     thresholds: tuple[float, ...] = (-2.2, -1.8, -1.6, -1.4, -1.2)
     beams: tuple[int, ...] = (10, 20, 50)
-    methods: tuple[str, ...] = ()  # of `methods.SPECULATIVE`; none: all that there are data for
+    methods: tuple[str, ...] = ()  # of `names.SPECULATIVE`; none: all that there are data for
     eval_mode: str = "valid"
     max_eval_steps: float = 1000
     batch_size: int = 64
