@@ -13,24 +13,25 @@ for each batch size and precision, and what the auto drafter chose and why.
 import platform
 from functools import partial
 from pathlib import Path
-
-import pandas as pd
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import open_checkpoint
-from atspeed.evaluate import Bench
 from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE, make_methods
-from atspeed.models import check_dtype, load_model, load_tokenizer, random_model
-from atspeed.prompts import encode_prompts
 from atspeed.report import save_benchmark, timings, verdict
-from beamsd import Prefix
+from atspeed.shapes import check_dtype, check_shape
 from genrec.artefacts import FACTS, make_facts, read_facts
 from genrec.cli import run
 from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
 from genrec.files import write_json
 from genrec.tables import to_markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from atspeed.evaluate import Bench
 
 STAGE = "benchmark"
 SHOWN = ("method", "K", "ms", "p95 ms", "speed-up", "over gamma 0", "target calls", "target tokens", "peak MB")
@@ -58,18 +59,29 @@ def main(
     seed: int = 0,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
+    check(methods or ALL, target_model, shape, draft_model, draft_shape, (*run_beam_sizes, *batch_sizes, requests))
+    for dtype in dtypes:
+        check_dtype(dtype)
+    data, output = load_dataset(data_path, dataset, index), Path(output_dir)
+    for path in filter(None, (target_model, draft_model)):
+        check_model(path, data)
+    samples = take(data.samples("test"), requests, seed)
+
+    import torch
+
+    from atspeed.evaluate import Bench
+    from atspeed.prompts import encode_prompts
+    from beamsd import Prefix
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # Compiling for a CPU takes half a minute for every number of tokens, so it must be asked for.
     methods = methods or tuple(name for name in ALL if device.type == "cuda" or name not in (CAPTURED, AUTO_CAPTURED))
-    check(methods, target_model, shape, draft_model, draft_shape, (*run_beam_sizes, *batch_sizes, requests))
-    weights = [check_dtype(dtype) for dtype in dtypes]
-    data, output = load_dataset(data_path, dataset, index), Path(output_dir)
-    for dtype, weight in zip(dtypes, weights, strict=True):
-        target, tokenizer = open_model(target_model, shape, data, weight, seed)
+    for dtype in dtypes:
+        target, tokenizer = open_model(target_model, shape, data, dtype, seed)
         target, draft, items = target.to(device), None, data.catalogue.token_ids(tokenizer).to(device)
         if draft_model or draft_shape:
-            draft = open_model(draft_model, draft_shape, data, weight, seed + 1)[0].to(device)
-        prompts = encode_prompts(tokenizer, data.catalogue, take(data.samples("test"), requests, seed), 512)
+            draft = open_model(draft_model, draft_shape, data, dtype, seed + 1)[0].to(device)
+        prompts = encode_prompts(tokenizer, data.catalogue, samples, 512)
         prefix = Prefix.of(prompts) if share_prefix else None
         models = f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}"
         make = partial(
@@ -90,8 +102,8 @@ def main(
 
 
 def measure(
-    bench: Bench, prompts: list[list[int]], widths: tuple[int, ...], batch_size: int, warmup: int
-) -> tuple[pd.DataFrame, list[str]]:
+    bench: "Bench", prompts: list[list[int]], widths: tuple[int, ...], batch_size: int, warmup: int
+) -> "tuple[pd.DataFrame, list[str]]":
     """One row a K and method; and what is to be said of the lists, first, and of each method that decides."""
     records = bench.run(prompts, range(len(prompts)), widths, batch_size=batch_size, warmup=warmup)
     table = timings(records)
@@ -115,22 +127,30 @@ def check(
         )
     if (target is None) == (shape is None) or (draft and draft_shape):
         raise UserError("give --target_model or --shape, and at most one of --draft_model and --draft_shape")
+    for name in filter(None, (shape, draft_shape)):
+        check_shape(name)
     if min(sizes) < 1:
         raise UserError("--run_beam_sizes, --batch_sizes and --requests must be at least 1")
 
 
-def open_model(
-    path: str | None, shape: str | None, data: Dataset, dtype: torch.dtype, seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A checkpoint of ours, or random weights of a shape."""
-    if path is None:
-        return random_model(shape, data.catalogue, dtype, seed)
+def check_model(path: str, data: Dataset) -> None:
+    """Raises UserError if `path` is neither a target nor a draft that was trained on this very data set."""
     stage = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama")["stage"]
     open_checkpoint(path, stage, stage, data)
+
+
+def open_model(
+    path: str | None, shape: str | None, data: Dataset, dtype: str, seed: int
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A checkpoint of ours, or random weights of a shape."""
+    from atspeed.models import load_model, load_tokenizer, random_model
+
+    if path is None:
+        return random_model(shape, data.catalogue, dtype, seed)
     return load_model(path, dtype), load_tokenizer(path)
 
 
-def describe(path: str | None, shape: str | None, model: PreTrainedModel | None) -> str:
+def describe(path: str | None, shape: str | None, model: "PreTrainedModel | None") -> str:
     """The model in a few words; whether it was grown or is random."""
     if model is None:
         return "none"
@@ -141,7 +161,9 @@ def describe(path: str | None, shape: str | None, model: PreTrainedModel | None)
     return f"{path} ({size}{', grown from a smaller one' if grown else ''})"
 
 
-def machine(device: torch.device) -> str:
+def machine(device: "torch.device") -> str:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

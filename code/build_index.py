@@ -17,18 +17,14 @@ import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import torch
-
-from atspeed.models import check_dtype
+from atspeed.shapes import check_dtype
 from genrec.artefacts import FACTS, already_done, make_facts, read_facts
 from genrec.catalogue import Catalogue
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import sha256, write_json
-from genrec.identifiers import Report, extend_index, identifiers_of, resolve_in_turn, write_reports
-from genrec.rqvae import Settings, load_model, save_model
-from genrec.rqvae_training import fit
-from genrec.sources import open_source
+from genrec.rqvae_settings import Settings
+from genrec.sources import Source, open_source
 from genrec.splits import seen_items
 
 STAGE, MODEL = "build_index", "model.safetensors"
@@ -77,27 +73,33 @@ def main(
         raise UserError(f"--index_name {name}: letters, digits, - and _ only")
     index = Path(data_path) / dataset / f"{dataset}.{name}.json"
     output = index.with_suffix("")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if extend:
         read_facts(output, STAGE, STAGE)
     elif index.exists() and not output.exists() and not overwrite:
         raise UserError(f"{index}: is there already, and not ours; choose another --index_name, or pass --overwrite")
     source = open_source(
         index.parent, embeddings=embeddings, items=items, id_column=id_column, encoder=encoder, max_tokens=max_tokens,
-        batch_size=encode_batch_size, dtype=check_dtype(dtype), strict=strict, device=device,
+        batch_size=encode_batch_size, dtype=check_dtype(dtype), strict=strict,
     )  # fmt: skip
     if extend:
-        print("\n".join(extend_index(index, load_model(output / MODEL, device), source)))
+        extend_it(index, source)
         return
     rows = rows_to_fit(index.parent, fit_on, len(source.names))
-    about = source.about if rows is None else source.about | {"fit_on": sha256(repr(rows.tolist()).encode())[:16]}
+    about = source.about if rows is None else source.about | {"fit_on": sha256(repr(rows).encode())[:16]}
     arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()} | {"source": about}
     if already_done(output, output, STAGE, arguments, overwrite):
         if not index.is_file():
             raise UserError(f"{index}: is gone, though {output} says that it was written; pass --overwrite")
         return
 
-    vectors = source.all(output)
+    import torch
+
+    from genrec.identifiers import Report, identifiers_of, resolve_in_turn, write_reports
+    from genrec.rqvae import save_model
+    from genrec.rqvae_training import fit
+
+    vectors, rows = source.all(output), None if rows is None else torch.tensor(rows)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fitted = fit(vectors, settings, rows=rows, work=output / "training", device=device)
     nearest = fitted.model.codes(vectors)
     codes = resolve_in_turn(fitted.model, vectors, nearest, rows)
@@ -114,15 +116,26 @@ def main(
     print(f"written to {index}" + (f"; pass it with --index, as {', '.join(others)} lies beside it" if others else ""))
 
 
-def rows_to_fit(folder: Path, fit_on: str, n_items: int) -> torch.Tensor | None:
-    """The items (m,) long that codebooks are fitted to; None for all. Raises UserError if the data set lacks one."""
+def extend_it(index: Path, source: Source) -> None:
+    """Give the new items of `source` identifiers, and say which."""
+    import torch
+
+    from genrec.identifiers import extend_index
+    from genrec.rqvae import load_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print("\n".join(extend_index(index, load_model(index.with_suffix("") / MODEL, device), source)))
+
+
+def rows_to_fit(folder: Path, fit_on: str, n_items: int) -> list[int] | None:
+    """The items that codebooks are fitted to; None for all. Raises UserError if the data set lacks one."""
     if fit_on == "all":
         return None
     rows = seen_items(folder)
     if rows[-1] >= n_items:
         raise UserError(f"{folder}: item {rows[-1]} is in training, but items.parquet names {n_items} items alone")
     logger.info(f"codebooks are fitted to the {len(rows)} of {n_items} items that are in training")
-    return torch.tensor(rows)
+    return rows
 
 
 if __name__ == "__main__":

@@ -13,15 +13,11 @@ import platform
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from atspeed.checkpoints import open_checkpoint
 from atspeed.comparison import by_draft, draft_name, save_comparison
-from atspeed.evaluate import Bench, check_widths
-from atspeed.methods import RELAXED, draft_methods
-from atspeed.models import check_dtype, load_model, load_tokenizer
-from atspeed.prompts import encode_prompts
+from atspeed.methods import RELAXED, check_widths, draft_methods
 from atspeed.report import summarise, verdict
+from atspeed.shapes import check_dtype
 from genrec.artefacts import FACTS, make_facts, read_facts
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
@@ -60,9 +56,15 @@ def main(
     for path in draft_models:
         open_checkpoint(path, "train", "train", data)
     samples = take(data.samples("test", max_history=checkpoint.setting.max_history), max_users, seed)
+
+    import torch
+
+    from atspeed.evaluate import Bench
+    from atspeed.models import load_model, load_tokenizer
+    from atspeed.prompts import encode_prompts
+
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [load_model(path, weights).to(device) for path in (target_model, *draft_models)]
     items = data.catalogue.token_ids(tokenizer).to(device)

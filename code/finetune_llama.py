@@ -7,24 +7,16 @@ Writes a checkpoint that stands on its own: merged weights, tokenizer with the i
 """
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from accelerate.utils import set_seed
-from peft import prepare_model_for_kbit_training
-
-from atspeed.alignment import Alignment
 from atspeed.checkpoints import Setting, save_checkpoint, whole_weights
-from atspeed.lora import add_lora, merge_lora
-from atspeed.models import add_item_tokens, check_dtype, load_model, load_tokenizer
 from atspeed.objectives import make_objective
-from atspeed.precision import check_mixed_precision, check_quantised
-from atspeed.processes import this_process
-from atspeed.prompts import encode_samples
-from atspeed.samples import HistoryLoss, Samples
-from atspeed.training import Schedule, fit
+from atspeed.precision import check_mixed_precision, check_precision, check_quantised
+from atspeed.schedule import Schedule
+from atspeed.shapes import check_dtype
 from genrec.artefacts import already_done, make_facts
-from genrec.cli import run
+from genrec.cli import process_count, run
 from genrec.dataset import load_dataset, take
 
 STAGE = "finetune_llama"
@@ -64,15 +56,36 @@ def main(
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in FREE}
-    state, output = this_process(), Path(output_dir)
-    weights = check_dtype(dtype)
+    output, weights = Path(output_dir), check_dtype(dtype)
+    check_precision(mixed_precision)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
-        gradient_checkpointing, check_mixed_precision(mixed_precision, weights, frozen=not full), save_steps,
+        gradient_checkpointing, save_steps=save_steps,
     )  # fmt: skip
-    schedule.check(state.num_processes)
+    schedule.check(process_count())
     quantised = check_quantised(load_in_8bit, load_in_4bit, full, weights)
     data = load_dataset(data_path, dataset, index)
+    train, valid = (
+        take(samples, max_users, seed)
+        for samples in (
+            data.samples("train", max_history=max_history, subseq=subseq),
+            data.samples("valid", max_history=max_history),
+        )
+    )
+
+    from accelerate.utils import set_seed
+    from peft import prepare_model_for_kbit_training
+
+    from atspeed.alignment import Alignment
+    from atspeed.lora import add_lora, merge_lora
+    from atspeed.models import add_item_tokens, load_model, load_tokenizer
+    from atspeed.processes import this_process
+    from atspeed.prompts import encode_samples
+    from atspeed.samples import HistoryLoss, Samples
+    from atspeed.training import fit
+
+    state, precision = this_process(), check_mixed_precision(mixed_precision, weights, frozen=not full)
+    schedule = replace(schedule, mixed_precision=precision)
     tokenizer = load_tokenizer(base_model)
     work = output.with_name(output.name + ".work")
     with state.main_process_first():
@@ -86,13 +99,7 @@ def main(
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # fit turns it on
     if not full:
         model = add_lora(model, item_tokens, lora_r, lora_alpha, lora_dropout)
-    train, valid = (
-        encode_samples(tokenizer, data.catalogue, take(samples, max_users, seed), cutoff)
-        for samples in (
-            data.samples("train", max_history=max_history, subseq=subseq),
-            data.samples("valid", max_history=max_history),
-        )
-    )
+    train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff) for samples in (train, valid))
     history = HistoryLoss.of(train.prompts, item_tokens, data.catalogue.levels) if history_loss else None
     results = fit(
         model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses, history=history),

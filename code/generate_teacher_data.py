@@ -9,18 +9,19 @@ Writes OUTPUT_DIR/train_teacher_data and OUTPUT_DIR/eval_teacher_data, shard by 
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import open_checkpoint
-from atspeed.models import check_dtype, load_model, load_tokenizer
-from atspeed.processes import this_process
-from atspeed.prompts import Encoded, encode_samples
-from atspeed.teacher import STAGE, Manifest, Plan, finish, prepare, write_shards
-from beamsd import Trie
+from atspeed.shapes import check_dtype
+from atspeed.teacher_data import STAGE, Manifest, Plan
 from genrec.artefacts import FACTS, already_done, make_facts
 from genrec.cli import run
 from genrec.dataset import Sample, load_dataset
 from genrec.errors import UserError
 from genrec.files import write_json
+
+if TYPE_CHECKING:
+    from atspeed.prompts import Encoded
 
 FOLDERS = {"train": "train_teacher_data", "valid": "eval_teacher_data"}
 
@@ -42,23 +43,32 @@ def main(
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "overwrite", "batch_size")}
-    state = this_process()
     weights = check_dtype(dtype)
     if min(beam_size, batch_size, shard_size) < 1:
         raise UserError("--beam_size, --batch_size and --shard_size must be at least 1")
     data = load_dataset(data_path, dataset, index)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
-    tokenizer, model = load_tokenizer(target_model), None
+    plans = [
+        Plan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
+        for split in FOLDERS
+    ]
+    asked = [plan.samples(data, target.setting) for plan in plans]
+
+    from atspeed.models import load_model, load_tokenizer
+    from atspeed.processes import this_process
+    from atspeed.prompts import encode_samples
+    from atspeed.teacher import finish, prepare, write_shards
+    from beamsd import Trie
+
+    state, tokenizer, model = this_process(), load_tokenizer(target_model), None
     trie = Trie(data.catalogue.token_ids(tokenizer)).to(state.device)
 
-    def encode_rows(samples: list[Sample], rows: range) -> Encoded:
+    def encode_rows(samples: list[Sample], rows: range) -> "Encoded":
         return encode_samples(tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff)
 
-    for split, name in FOLDERS.items():
+    for (split, name), plan, samples in zip(FOLDERS.items(), plans, asked, strict=True):
         folder = Path(output_dir) / name
-        plan = Plan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
-        samples = plan.samples(data, target.setting)
         manifest = Manifest(plan, target.setting, target.fingerprint, len(samples))
         with state.main_process_first():
             if already_done(folder, folder, STAGE, arguments | {"split": split}, overwrite):

@@ -10,9 +10,8 @@ another 4 % of a 7B's weights). In float32 the logits are the same but for round
 
 from pathlib import Path
 
-from atspeed.growth import plan_growth, save_grown
-from atspeed.models import check_dtype, check_shape
-from genrec.artefacts import make_facts
+from atspeed.shapes import check_dtype, check_shape
+from genrec.artefacts import make_facts, read_facts
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import check_new
@@ -23,11 +22,17 @@ STAGE = "grow_model"
 def main(model: str, output: str, shape: str, dtype: str = "float32", seed: int = 0, overwrite: bool = False) -> None:
     arguments = {k: v for k, v in locals().items() if k not in ("output", "overwrite")}
     chosen, weights, path = check_shape(shape), check_dtype(dtype), Path(output)
-    growth = plan_growth(model, chosen)
+    read_facts(Path(model), ("finetune_llama", "train"), "finetune_llama")
     if path.resolve() == Path(model).resolve():
         raise UserError(f"--output {output}: is --model itself; choose another")
     check_new(path, overwrite)
-    count = save_grown(path, growth, weights, seed, make_facts(STAGE, arguments, **growth.describe()))
+
+    import torch
+
+    from atspeed.growth import plan_growth, save_grown
+
+    growth = plan_growth(model, chosen)
+    count = save_grown(path, growth, getattr(torch, weights), seed, make_facts(STAGE, arguments, **growth.describe()))
     print(f"{output}: {model} as {shape}, {count / 1e6:.1f} M weights in {dtype}, the same function")
 
 

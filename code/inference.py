@@ -14,16 +14,10 @@ import platform
 from functools import partial
 from pathlib import Path
 
-import torch
-from accelerate.utils import gather_object
-
 from atspeed.checkpoints import open_checkpoint
-from atspeed.evaluate import Bench, check_widths
-from atspeed.methods import BASELINE, make_methods
-from atspeed.models import check_dtype, load_model, load_tokenizer
-from atspeed.processes import this_process
-from atspeed.prompts import encode_prompts
+from atspeed.methods import BASELINE, check_widths, make_methods
 from atspeed.report import SHORT, recommendations, save_report, summarise, verdict
+from atspeed.shapes import check_dtype
 from genrec.artefacts import FACTS, make_facts
 from genrec.catalogue import read_stop_list
 from genrec.cli import run
@@ -54,7 +48,7 @@ def main(
     seed: int = 0,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
-    state, weights, output = this_process(), check_dtype(dtype), Path(output_dir)
+    weights, output = check_dtype(dtype), Path(output_dir)
     check_widths(run_beam_sizes, draft_beam_size if draft_model else None, gamma)
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
@@ -65,9 +59,18 @@ def main(
     if draft_model:
         open_checkpoint(draft_model, "train", "train", data, grown=True)
     samples = take(data.samples(split, max_history=checkpoint.setting.max_history), max_users, seed)
+
+    import torch
+    from accelerate.utils import gather_object
+
+    from atspeed.evaluate import Bench
+    from atspeed.models import load_model, load_tokenizer
+    from atspeed.processes import this_process
+    from atspeed.prompts import encode_prompts
+
+    state = this_process()
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
-
     models = [path and load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
     items = served.token_ids(tokenizer).to(state.device)
     bench = Bench(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))

@@ -8,7 +8,7 @@ Shapes: tiny, llama-68m, llama-160m, tinyllama-1.1b, llama-7b. --layers changes 
 from dataclasses import replace
 from pathlib import Path
 
-from atspeed.models import check_shape, init_model
+from atspeed.shapes import check_shape
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import check_new
@@ -21,6 +21,9 @@ def main(output: str, shape: str = "tiny", layers: int | None = None, seed: int 
     check_new(Path(output), overwrite)
     if layers:
         chosen = replace(chosen, num_hidden_layers=layers)
+
+    from atspeed.models import init_model
+
     weights = init_model(Path(output), chosen, seed)
     print(f"{output}: {shape}, {chosen.num_hidden_layers} layers, {weights / 1e6:.1f} M weights, random (seed {seed})")
 

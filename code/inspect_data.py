@@ -11,10 +11,8 @@ from pathlib import Path
 
 from genrec.cli import run
 from genrec.dataset import load_dataset
-from genrec.description import read_times
 from genrec.errors import UserError
 from genrec.files import write_text
-from genrec.page import make_page
 
 
 def main(
@@ -31,6 +29,10 @@ def main(
     if max_history < 1:
         raise UserError(f"--max_history must be at least 1, not {max_history}")
     data = load_dataset(data_path, dataset, index)
+
+    from genrec.description import read_times
+    from genrec.page import make_page
+
     write_text(path, make_page(data, str(folder), read_times(folder, data.splits), max_history))
     print(f"written to {path}")
 

@@ -9,15 +9,11 @@ Without a target, the baselines alone. Writes quality.csv, quality.md and qualit
 import platform
 from pathlib import Path
 
-import torch
-from accelerate.utils import gather_object
-
 from atspeed.checkpoints import open_checkpoint
-from atspeed.models import check_dtype, load_model, load_tokenizer
-from atspeed.processes import this_process
-from atspeed.quality import BASELINES, TARGET, Generative, check_baselines, compare, make_baseline, save_quality
 from atspeed.report import CUTOFFS
+from atspeed.shapes import check_dtype
 from genrec.artefacts import FACTS, make_facts
+from genrec.baselines import BASELINES, check_baselines
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
@@ -41,7 +37,7 @@ def main(
     seed: int = 0,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
-    state, weights, output = this_process(), check_dtype(dtype), Path(output_dir)
+    weights, output = check_dtype(dtype), Path(output_dir)
     check_baselines(baselines)
     if split not in ("valid", "test"):
         raise UserError(f"--split {split}: choose from valid, test; the baselines know the answers of any other")
@@ -53,6 +49,14 @@ def main(
     samples = take(data.samples(split, max_history=max_history), max_users, seed)
     histories = [sample.history for sample in samples]
 
+    import torch
+    from accelerate.utils import gather_object
+
+    from atspeed.models import load_model, load_tokenizer
+    from atspeed.processes import this_process
+    from atspeed.quality import TARGET, Generative, compare, make_baseline, save_quality
+
+    state = this_process()
     mine, found = slice(state.process_index, None, state.num_processes), []
     if target:
         model = load_model(target_model, weights).to(state.device)

@@ -11,12 +11,10 @@ nothing can be faster, and what is near its floor can only be made faster by few
 
 import time
 from dataclasses import dataclass
-
-import pandas as pd
-import torch
+from pathlib import Path
 
 from atspeed.methods import GENERATE
-from atspeed.models import DTYPES, Shape, check_dtype, check_shape
+from atspeed.shapes import DTYPES, Shape, check_dtype, check_shape
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.tables import to_markdown
@@ -53,6 +51,11 @@ def main(
     if unknown:
         raise UserError(f"--devices {','.join(devices)}: choose from {HERE}, {', '.join(DEVICES)}")
     body, head = weights(chosen, vocabulary)
+    if not Path(results).is_file():
+        raise UserError(f"--results {results}: no such file; it is written by: bash script/benchmark.sh")
+
+    import pandas as pd
+
     table = pd.read_csv(results)
     shown = table[["method", "K", "target calls", "target tokens", "ms"]].copy()
     for name in devices:
@@ -80,14 +83,16 @@ def weights(shape: Shape, vocabulary: int | None) -> tuple[int, int]:
 def floor(row: dict, body: int, head: int, device: Device, dtype: str, batch: int, levels: int) -> float:
     """Seconds of a request that none can beat. row: of a benchmark's table; its times are of one request of a batch."""
     scored = 1 + row["K"] * (levels - 1)  # beams whose next word is looked at
-    read = row["target calls"] * (body + head) * DTYPES[dtype].itemsize / device.bandwidth / batch
+    read = row["target calls"] * (body + head) * DTYPES[dtype] / device.bandwidth / batch
     work = 2 * (row["target tokens"] * body + scored * head) / device.rate[dtype]
     return max(read, work)
 
 
 def measure(dtype: str) -> Device:
     """What this machine reaches: a large product, and a sum over more than its caches hold."""
-    kind = DTYPES[dtype]
+    import torch
+
+    kind = getattr(torch, dtype)
     square, long = torch.randn(2048, 2048, dtype=kind), torch.ones(200_000_000, dtype=kind)
 
     def best(work) -> float:

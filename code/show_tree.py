@@ -9,17 +9,17 @@ A small random target, a draft that resembles it and a random catalogue; --seed 
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-import torch
-from matplotlib import pyplot as plt
-from matplotlib.lines import Line2D
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from beamsd import Settings, Trie, rounds
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from beamsd import Settings, Trie
 
 FORMATS = (".svg", ".png", ".pdf")
 LENGTH, CODES = 4, 8
@@ -36,8 +36,11 @@ class Node:
     kind: str
 
 
-def random_models(seed: int, noise: float) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
+def random_models(seed: int, noise: float) -> "tuple[LlamaForCausalLM, LlamaForCausalLM]":
     """A target, and a draft whose weights are the target's with `noise` (in standard deviations of each)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
     target = LlamaForCausalLM(
         LlamaConfig(
@@ -52,17 +55,18 @@ def random_models(seed: int, noise: float) -> tuple[LlamaForCausalLM, LlamaForCa
     return target, draft
 
 
-@torch.inference_mode()
 def decode(
-    target: LlamaForCausalLM, draft: LlamaForCausalLM, trie: Trie, prompt: torch.Tensor, settings: Settings
+    target: "LlamaForCausalLM", draft: "LlamaForCausalLM", trie: "Trie", prompt: "torch.Tensor", settings: "Settings"
 ) -> dict[int, Node]:
     """Every node of the tree of one request, by its slot."""
-    mask = torch.ones_like(prompt)
+    from beamsd import rounds
+
+    mask = prompt.new_ones(prompt.shape)
     plan = settings.plan(target, draft, prompt, mask)
     nodes: dict[int, Node] = {}
     root = prompt.shape[1] - 1
 
-    def add(slots: torch.Tensor, tree, number: int, kind: str) -> None:
+    def add(slots: "torch.Tensor", tree, number: int, kind: str) -> None:
         for slot in slots[0].tolist():
             parent = int(tree.parents[0, slot])
             level = 0 if parent <= root else nodes[parent].level + 1
@@ -102,6 +106,10 @@ def positions(nodes: dict[int, Node]) -> dict[int | None, tuple[float, float]]:
 
 
 def draw(nodes: dict[int, Node], title: str, path: Path) -> None:
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+
     places = positions(nodes)
     rows = max(y for _, y in places.values()) + 1
     mpl.rcParams.update({"svg.hashsalt": "tree", "svg.fonttype": "none", "font.size": 8})
@@ -134,11 +142,17 @@ def main(
     path = Path(output)
     if path.suffix not in FORMATS:
         raise UserError(f"--output {output} must end in {', '.join(FORMATS)}: the suffix says the format")
+
+    import torch
+
+    from beamsd import Settings, Trie
+
     target, draft = random_models(seed, noise)
     items = torch.stack([torch.randint(4 + CODES * i, 4 + CODES * (i + 1), (200,)) for i in range(LENGTH)], -1)
     trie, prompt = Trie(items), torch.randint(4, 4 + LENGTH * CODES, (1, 6))
     settings = Settings(width=width, draft_width=draft_width, gamma=gamma, trie=trie)
-    nodes = decode(target, draft, trie, prompt, settings)
+    with torch.inference_mode():
+        nodes = decode(target, draft, trie, prompt, settings)
     calls = max(node.round for node in nodes.values())
     draw(nodes, f"{width} beams, {draft_width} drafted a level: {calls} target calls for {LENGTH} levels", path)
     print(f"{output}: {len(nodes)} nodes, {calls} target calls")

@@ -10,25 +10,23 @@ import logging
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate.utils import set_seed
-
-from atspeed.alignment import Alignment, DataPolicy
 from atspeed.checkpoints import Checkpoint, open_checkpoint, save_checkpoint, whole_weights
-from atspeed.models import check_dtype, check_same_vocabulary, load_config, load_model, load_tokenizer, vocabulary_size
 from atspeed.objectives import ITEM, Objective, make_objective
-from atspeed.precision import check_mixed_precision
-from atspeed.processes import this_process
-from atspeed.prompts import encode_samples
-from atspeed.samples import Samples
-from atspeed.selection import Selection, check_selection
-from atspeed.teacher import TeacherData
-from atspeed.training import Schedule, fit
-from beamsd import Trie
+from atspeed.policy import Shares
+from atspeed.precision import check_mixed_precision, check_precision
+from atspeed.schedule import Schedule, check_selection
+from atspeed.shapes import check_dtype
+from atspeed.teacher_data import TeacherData
 from genrec.artefacts import already_done, make_facts
-from genrec.cli import run
+from genrec.cli import process_count, run
 from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
+
+if TYPE_CHECKING:
+    from atspeed.samples import Samples
+    from beamsd import Trie
 
 STAGE = "train"
 FREE = ("output_dir", "report_to", "save_steps", "overwrite")  # do not change the result
@@ -71,25 +69,36 @@ def main(
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in FREE}
-    state, output = this_process(), Path(output_dir)
-    weights = check_dtype(dtype)
+    output, weights = Path(output_dir), check_dtype(dtype)
     objective = make_objective(model_class, top_k, constrained_loss, constrained_softmax)
-    policy = DataPolicy(r_original, r_student, seed)
-    policy.check(model_class, objective)
+    shares = Shares(r_original, r_student, seed)
+    shares.check(model_class, objective)
     check_selection(select_by, select_users, select_beam_size)
+    check_precision(mixed_precision)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
-        gradient_checkpointing, check_mixed_precision(mixed_precision, weights), save_steps, select_by,
+        gradient_checkpointing, save_steps=save_steps, select_by=select_by,
     )  # fmt: skip
-    schedule.check(state.num_processes)
+    schedule.check(process_count())
     if not 0 <= alpha <= 1 or temperature <= 0 or top_k < 1:
         raise UserError("--alpha must be in 0..1, --temperature above 0 and --top_k at least 1")
     data = load_dataset(data_path, dataset, index)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
+    taught = _open_teacher_data(train_data, valid_data, data, target, objective, shares)
+
+    from accelerate.utils import set_seed
+
+    from atspeed.alignment import Alignment, DataPolicy
+    from atspeed.models import check_same_vocabulary, load_config, load_model, load_tokenizer, vocabulary_size
+    from atspeed.processes import this_process
+    from atspeed.selection import Selection
+    from atspeed.training import fit
+    from beamsd import Trie
+
+    state, schedule = this_process(), replace(schedule, mixed_precision=check_mixed_precision(mixed_precision, weights))
     tokenizer = load_tokenizer(target_model)
     check_same_vocabulary(base_model, tokenizer, data.catalogue)
-    taught = _open_teacher_data(train_data, valid_data, data, target, objective, policy)
     work = output.with_name(output.name + ".work")
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
@@ -97,7 +106,7 @@ def main(
 
     trie, live = Trie(data.catalogue.token_ids(tokenizer)), None
     train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
-    if select_users or policy.needs_target(objective, all(teacher.plan.full_vocabulary for teacher in taught)):
+    if select_users or shares.needs_target(objective, all(teacher.plan.full_vocabulary for teacher in taught)):
         live = load_model(target_model, load_config(target_model).dtype).to(state.device).requires_grad_(False)
         logger.info(f"{target_model}: loaded as {live.dtype}, to score or to decode while the draft is trained")
     selection = None
@@ -107,7 +116,7 @@ def main(
     model = load_model(base_model, weights)
     model.resize_token_embeddings(vocabulary_size(target_model), mean_resizing=False)
     alignment = Alignment(objective, trie.to(state.device), alpha, temperature)
-    policy = replace(policy, target=live, width=taught[0].plan.beam_size)
+    policy = DataPolicy(r_original, r_student, seed, taught[0].plan.beam_size, live)
     results = fit(model, alignment, train, valid, work, schedule, state.num_processes, policy, selection)
     trained = whole_weights(model)
     if state.is_main_process:
@@ -119,12 +128,12 @@ def main(
 
 
 def _open_teacher_data(
-    train: str, valid: str, data: Dataset, target: Checkpoint, objective: Objective, policy: DataPolicy
+    train: str, valid: str, data: Dataset, target: Checkpoint, objective: Objective, shares: Shares
 ) -> list[TeacherData]:
     """Raises UserError if they do not hold what the objective compares, and the target is not to say it either."""
     taught = [TeacherData.open(path, split, data, target) for split, path in (("train", train), ("valid", valid))]
     for path, teacher in zip((train, valid), taught, strict=True):
-        if objective.home == ITEM and not teacher.plan.full_vocabulary and not policy.r_original:
+        if objective.home == ITEM and not teacher.plan.full_vocabulary and not shares.r_original:
             raise UserError(
                 f"{path}: does not hold what the target says of the true items, which --model_class WordKDModel and "
                 "TVDKDModel compare; write it with FULL_VOCABULARY=true bash script/generate_teacher_data.sh, or have "
@@ -133,7 +142,10 @@ def _open_teacher_data(
     return taught
 
 
-def _samples(tokenizer, data, target, teacher: TeacherData, trie: Trie) -> Samples:
+def _samples(tokenizer, data, target, teacher: TeacherData, trie: "Trie") -> "Samples":
+    from atspeed.prompts import encode_samples
+    from atspeed.samples import Samples
+
     encoded = encode_samples(
         tokenizer, data.catalogue, teacher.plan.samples(data, target.setting), target.setting.cutoff
     )

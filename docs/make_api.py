@@ -17,7 +17,8 @@ HEAD = "# API of beamsd\n\nWritten by `docs/make_api.py` from the docstrings; ed
 
 
 def signature(thing: object) -> str:
-    return re.sub(r"'([A-Z][\w.]*)'", r"\1", str(inspect.signature(thing)))
+    """As it is written: annotations are text, and without the quotes they read as in the source."""
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))
 
 
 def fields(cls: type) -> list[str]:

@@ -1,6 +1,5 @@
 """The loss of a batch, and the data policy: whose prefixes it is aligned on, and who says what the target thinks."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,9 +10,9 @@ from transformers import PreTrainedModel
 
 from atspeed.forward import TreeLogits, tree_logits
 from atspeed.losses import cross_entropy, mask_illegal, masked_mean
-from atspeed.objectives import ITEM, STUDENT, TEACHER, Objective
+from atspeed.objectives import ITEM, STUDENT, Objective
+from atspeed.policy import Shares
 from beamsd import Trie, beam_search
-from genrec.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -101,36 +100,11 @@ def _with_rest(log_probs: Tensor, legal: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DataPolicy:
-    """Which share of the batches (steps of the optimiser) is aligned on whose prefixes; the rest is the objective's
-    home. Evaluation takes the home always, so that its loss is comparable."""
+class DataPolicy(Shares):
+    """The shares, and what the batches are then aligned on."""
 
-    r_original: float = 0.0  # on the true item's prefix
-    r_student: float = 0.0  # on the draft's own beams
-    seed: int = 0
     width: int = 20  # K, of the draft's own beams
     target: PreTrainedModel | None = None  # says what the teacher data do not hold; None where they hold all
-
-    def check(self, model_class: str, objective: Objective) -> None:
-        """Raises UserError for shares that are none, or that an objective has no use for."""
-        shares = f"--r_original {self.r_original} and --r_student {self.r_student}"
-        if min(self.r_original, self.r_student) < 0 or self.r_original + self.r_student > 1:
-            raise UserError(f"{shares} are shares of the batches: each at least 0, together at most 1")
-        if objective.align is None and self.r_original + self.r_student > 0:
-            raise UserError(f"{shares}: --model_class {model_class} compares no distributions; leave both at 0")
-
-    def needs_target(self, objective: Objective, stored: bool) -> bool:
-        """Whether the live target must score some batches. stored: the teacher data hold the item's logits."""
-        on_item = self.r_original > 0 or objective.home == ITEM
-        beyond = objective.home == TEACHER and not objective.constrained_loss
-        return objective.align is not None and (self.r_student > 0 or beyond or (on_item and not stored))
-
-    def source(self, home: str, step: int) -> str:
-        """Whose prefixes the batch of that step is aligned on: the same on every process, and after a restart."""
-        draw = random.Random(f"{self.seed} {step}").random()
-        if draw < self.r_original:
-            return ITEM
-        return STUDENT if draw < self.r_original + self.r_student else home
 
     def lessons(self, source: str, alignment: Alignment, draft: PreTrainedModel, batch: dict[str, Tensor]) -> Lessons:
         """draft: not wrapped by whatever runs it on several processes."""

@@ -1,19 +1,21 @@
 """Checkpoints that stand on their own: merged weights, tokenizer, identifiers and facts in one folder."""
 
+from __future__ import annotations
+
 import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from genrec.artefacts import FACTS, fingerprint, read_facts
 from genrec.catalogue import Catalogue
 from genrec.dataset import Dataset
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Setting:
     cutoff: int  # tokens of prompt, identifier and EOS
 
     @classmethod
-    def of(cls, dataset: Dataset, max_history: int, cutoff: int) -> "Setting":
+    def of(cls, dataset: Dataset, max_history: int, cutoff: int) -> Setting:
         return cls(dataset.name, dataset.catalogue.fingerprint, dataset.splits.fingerprint, max_history, cutoff)
 
 
@@ -46,6 +48,9 @@ class Checkpoint:
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """A model's weights, under FSDP gathered from all processes: all must call this, the main one gets them whole."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FSDPModule
+
     if not isinstance(model, FSDPModule):
         return model.state_dict()
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -1,13 +1,17 @@
 """Trained drafts side by side: means over seeds, and the paper's figures beside them."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atspeed.methods import BASELINE, GENERATE, RELAXED, STRICT
 from atspeed.report import PAPER
 from genrec.files import atomic_path, write_text
 from genrec.tables import pyplot, to_markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # AtSpeed-R, relaxed, Beauty, over generate on an A5000: read off the paper's figure, as those of AtSpeed-S in `PAPER`.
 PAPER_RELAXED = {1: 2.05, 3: 1.94, 5: 1.94, 10: 2.16, 20: 2.47}
@@ -22,6 +26,8 @@ def draft_name(model_class: str, seed: int) -> str:
 
 def by_draft(table: pd.DataFrame) -> pd.DataFrame:
     """One row a K, model class, seed and verification. table: of `summarise`, methods as in `draft_methods`."""
+    import pandas as pd
+
     base = table[table["method"] == BASELINE].set_index("K")
     rows = []
     for row in table[~table["method"].isin([GENERATE, BASELINE])].to_dict("records"):

@@ -17,7 +17,6 @@ from atspeed.methods import Lists, Method
 from atspeed.prompts import left_pad
 from beamsd import Clock
 from genrec.cli import is_main_process
-from genrec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -159,14 +158,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def check_widths(widths: Sequence[int], draft_width: int | None, gamma: int) -> None:
-    """Raises UserError for beam sizes that cannot be compared. draft_width: None where there is no draft."""
-    if not widths or min(widths) < 1:
-        raise UserError(f"--run_beam_sizes {','.join(map(str, widths))}: give one or more numbers of at least 1")
-    if draft_width is not None and (gamma < 1 or draft_width < max(widths)):
-        raise UserError(
-            f"--gamma {gamma} must be at least 1, and --draft_beam_size {draft_width} at least the largest of "
-            f"--run_beam_sizes, {max(widths)}"
-        )

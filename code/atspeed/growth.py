@@ -18,7 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from atspeed.models import SHAPES, Shape, load_config, load_model
+from atspeed.models import load_config, load_model
+from atspeed.shapes import SHAPES, Shape
 from genrec.artefacts import FACTS, fingerprint, read_facts
 from genrec.cli import is_main_process
 from genrec.errors import UserError
@@ -66,7 +67,7 @@ def plan_growth(path: str, shape: Shape) -> Growth:
     _check_kind(path, small)
     if obstacle := _obstacle(small, shape):
         fit = ", ".join(name for name, other in SHAPES.items() if not _obstacle(small, other))
-        advice = f"choose from {fit}" if fit else "add one that holds it to SHAPES in code/atspeed/models.py"
+        advice = f"choose from {fit}" if fit else "add one that holds it to SHAPES in code/atspeed/shapes.py"
         raise UserError(f"--shape: {obstacle}; {advice}")
     large = deepcopy(small)
     large.update({field: getattr(shape, field) for field in GROWS})

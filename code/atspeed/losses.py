@@ -5,8 +5,12 @@ C runs over the tokens that are compared: the whole vocabulary, or the legal one
 q: student (draft). Masking and averaging over positions happen in one place, `masked_mean`.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -31,7 +35,7 @@ def topk_alignment(student: Tensor, teacher: Tensor, k: int) -> Tensor:
     q, p = bets.log_softmax(-1), teacher.gather(-1, tokens).log_softmax(-1)
     reverse_kl = (q.exp() * (q - p)).sum(-1)
     entropy = -(q.exp() * q).sum(-1)
-    last = p[..., -1].exp() if student.shape[-1] >= k else torch.zeros_like(entropy)
+    last = p[..., -1].exp() if student.shape[-1] >= k else entropy.new_zeros(())
     return reverse_kl + last * entropy
 
 
@@ -42,6 +46,8 @@ def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def mask_illegal(logits: Tensor, legal: Tensor) -> Tensor:
     """Logits with illegal tokens at the dtype's floor: probability 0, yet finite, so that gradients stay finite."""
+    import torch
+
     return logits.masked_fill(~legal, torch.finfo(logits.dtype).min)
 
 

@@ -1,13 +1,18 @@
 """The ways to decode that are compared: transformers' `generate`, and our decoder with every drafter."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from genrec.errors import UserError
 
-from beamsd import Auto, Clock, Prefix, Program, Result, Trie, beam_search
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from beamsd import Auto, Clock, Prefix, Result
 
 GENERATE, BASELINE, SPECULATIVE = "generate", "gamma 0", "speculative"
 TRIE, HYBRID, AUTO, STRICT, RELAXED, SAMPLE = "trie", "hybrid", "auto", "strict", "relaxed", "sample"
@@ -40,6 +45,17 @@ class Method:
     auto: Auto | None = None  # whose report says what it chose
 
 
+def check_widths(widths: Sequence[int], draft_width: int | None, gamma: int) -> None:
+    """Raises UserError for beam sizes that cannot be compared. draft_width: None where there is no draft."""
+    if not widths or min(widths) < 1:
+        raise UserError(f"--run_beam_sizes {','.join(map(str, widths))}: give one or more numbers of at least 1")
+    if draft_width is not None and (gamma < 1 or draft_width < max(widths)):
+        raise UserError(
+            f"--gamma {gamma} must be at least 1, and --draft_beam_size {draft_width} at least the largest of "
+            f"--run_beam_sizes, {max(widths)}"
+        )
+
+
 def make_methods(
     target: PreTrainedModel, draft: PreTrainedModel | None, items: Tensor, draft_width: int | None, gamma: int,
     nodes: int | None = None, names: Sequence[str] = COMPARED, prefix: Prefix | None = None,
@@ -51,6 +67,8 @@ def make_methods(
     nodes: that "trie" and "hybrid" draft a round at most. prefix: what all prompts begin with; `generate` reads it for
     each again. constrained_softmax: what the draft ranks by, see `beamsd.Settings`.
     """
+    from beamsd import Auto, Program, Trie, beam_search
+
     trie, program = Trie(items), Program()
 
     def ours(drafted: bool = True, draws: bool = False, auto: Auto | None = None, **how: object) -> Method:
@@ -107,6 +125,9 @@ def _lists(result: Result, drafted: bool) -> Lists:
 
 def _generate(target: PreTrainedModel, items: Tensor) -> Callable[[Tensor, Tensor, int, Clock], Lists]:
     """Beam search of transformers, constrained by `prefix_allowed_tokens_fn` over a dictionary of prefixes."""
+    import torch
+    from transformers import GenerationConfig
+
     length, sequences = items.shape[1], items.unique(dim=0).tolist()
     children: dict[tuple[int, ...], set[int]] = {}
     for sequence in sequences:

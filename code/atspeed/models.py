@@ -1,7 +1,6 @@
 """Models and tokenizers: loading any decoder-only model, and making random ones that need no download."""
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,45 +21,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from atspeed.processes import this_process
 from atspeed.prompts import PROMPT
+from atspeed.shapes import Shape, check_shape
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
 
-
-@dataclass(frozen=True)
-class Shape:
-    """What a LLaMA of a published size looks like."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    vocab_size: int | None  # None: as many as the tokenizer has
-
-
-SHAPES = {
-    "tiny": Shape(128, 384, 4, 4, 4, None),
-    "llama-68m": Shape(768, 3072, 2, 12, 12, 32000),
-    "llama-160m": Shape(768, 3072, 12, 12, 12, 32000),
-    "tinyllama-1.1b": Shape(2048, 5632, 22, 32, 4, 32000),
-    "llama-7b": Shape(4096, 11008, 32, 32, 32, 32000),
-}
 disable_progress_bar()  # of loading and writing weights, which is seconds; ours show what takes long
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def check_dtype(dtype: str) -> torch.dtype:
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype}: choose from {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def check_shape(name: str) -> Shape:
-    if name not in SHAPES:
-        raise UserError(f"--shape {name}: choose from {', '.join(SHAPES)}")
-    return SHAPES[name]
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -70,7 +36,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    path: str, dtype: torch.dtype = torch.float32, quantised: BitsAndBytesConfig | None = None
+    path: str, dtype: torch.dtype | str = "float32", quantised: BitsAndBytesConfig | None = None
 ) -> PreTrainedModel:
     """A decoder-only model in eval mode: on the CPU, or, quantised, on this process's device.
 
@@ -138,7 +104,7 @@ def init_model(path: Path, shape: Shape, seed: int) -> int:
 
 
 def random_model(
-    shape: str, catalogue: Catalogue, dtype: torch.dtype, seed: int
+    shape: str, catalogue: Catalogue, dtype: torch.dtype | str, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A random LLaMA of a shape, in memory, with a tokenizer that knows the catalogue."""
     chosen = check_shape(shape)

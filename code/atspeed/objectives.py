@@ -1,12 +1,16 @@
 """What each MODEL_CLASS is trained to do. The names are those that users of the release know."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from atspeed.losses import kl, topk_alignment, tvd
 from genrec.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Whose prefixes a batch is aligned on: the true item's, those of the teacher data (the target's own beams), or those of
 # the draft's own beams.

@@ -1,19 +1,24 @@
 """The comparison as a table, as files and as a plot."""
 
+from __future__ import annotations
+
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from atspeed.evaluate import Record
 from atspeed.methods import BASELINE, GENERATE
 from genrec.catalogue import Identifier
 from genrec.dataset import Sample
 from genrec.files import atomic_path, write_text
 from genrec.metrics import ndcg, quality, recall
 from genrec.tables import pyplot, to_markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from atspeed.evaluate import Record
 
 CUTOFFS = (1, 5, 10, 20)
 PAPER = {1: 2.33, 3: 1.97, 5: 1.84, 10: 1.87, 20: 1.82}  # AtSpeed-S, strict, Beauty: read off its figure
@@ -28,6 +33,8 @@ def summarise(
 
     tokens: id -> identifier token.
     """
+    import pandas as pd
+
     rows = []
     for record in records:
         ranked = items_of_beams(record.sequences, items_of, tokens)
@@ -49,6 +56,8 @@ def timings(records: Sequence[Record]) -> pd.DataFrame:
     Speed-ups are medians of the ratios request by request, since methods take turns on each: what slows the machine for
     a while slows both sides.
     """
+    import pandas as pd
+
     rows = [
         {
             "request": record.request, "method": record.method, "K": record.width, "ms": record.seconds * 1e3,
@@ -125,6 +134,8 @@ def save_benchmark(folder: Path, name: str, table: pd.DataFrame, headline: str, 
 
 def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     """Speed-up over `generate` by K, beside the paper's; target calls by K; where the time goes at the largest K."""
+    import pandas as pd
+
     plt = pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
     places, last = range(len(widths)), table[table["K"] == max(table["K"])].set_index("method")

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from atspeed.prompts import left_pad
-from atspeed.teacher import TeacherData
+from atspeed.teacher_data import TeacherData
 
 SORTED_TOGETHER = 50  # batches: the more, the less padding, and the less random is who meets whom in a batch
 

@@ -10,9 +10,6 @@ from transformers import PreTrainedModel
 from atspeed.alignment import evaluating
 from atspeed.prompts import left_pad
 from beamsd import Trie, beam_search
-from genrec.errors import UserError
-
-SELECT_BY = ("accepted", "eval_loss")
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,3 @@ class Selection:
             accepted = result.accepted.clamp(min=0).sum(-1) / calls
             sums += torch.stack([accepted, calls, torch.ones_like(calls)]).sum(-1)
         return sums
-
-
-def check_selection(by: str, users: int, width: int) -> None:
-    """Raises UserError for what cannot be measured."""
-    if by not in SELECT_BY:
-        raise UserError(f"--select_by {by}: choose from {', '.join(SELECT_BY)}")
-    if users < 0 or width < 1:
-        raise UserError(f"--select_users {users} must be at least 0, and --select_beam_size {width} at least 1")
-    if by == "accepted" and not users:
-        raise UserError("--select_users 0 decodes nothing to select by; pass --select_by eval_loss, or more users")

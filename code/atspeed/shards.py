@@ -4,19 +4,23 @@ A shard is whole or not there. Its metadata hold its origin, every fact that its
 of its contents, so that a shard of another model, catalogue or place is refused, and a damaged one too.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 import platform
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from genrec.errors import UserError
 from genrec.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Origin = dict[str, str | int | bool | None]
 
@@ -43,6 +47,8 @@ def clear(folder: Path) -> None:
 
 def save(path: Path, tensors: dict[str, Tensor], origin: Origin) -> None:
     """Write the shard: the same bytes for the same tensors and origin."""
+    from safetensors.torch import save_file
+
     about = json.dumps({"origin": origin, "sha256": _digest(tensors)}, sort_keys=True)
     with atomic_path(path) as partial:
         save_file(tensors, partial, {"about": about})  # one entry: safetensors writes several in any order
@@ -57,7 +63,7 @@ def check(path: Path, origin: Origin, fix: str, contents: bool = True) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such shard; {fix}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:  # only the header, for which torch need not be there
             about = json.loads((file.metadata() or {}).get("about", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged, perhaps truncated ({error}); delete it, and {fix}") from error
@@ -67,7 +73,7 @@ def check(path: Path, origin: Origin, fix: str, contents: bool = True) -> str:
             raise UserError(
                 f"{path}: is of another run: {name} {made.get(name)}, not {origin.get(name)}; delete it, and {fix}"
             )
-    if contents and _digest(load_file(path)) != about["sha256"]:
+    if contents and _digest(load.__wrapped__(path)) != about["sha256"]:
         raise UserError(f"{path}: damaged, its contents are not those that were written; delete it, and {fix}")
     return about["sha256"]
 
@@ -75,6 +81,8 @@ def check(path: Path, origin: Origin, fix: str, contents: bool = True) -> str:
 @lru_cache(maxsize=1024)  # a place in the address space each, and some microseconds to open again
 def load(path: Path) -> dict[str, Tensor]:
     """A shard's tensors, mapped into memory: what is never looked at is never read, and processes share what is."""
+    from safetensors.torch import load_file
+
     return load_file(path)
 
 

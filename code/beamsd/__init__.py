@@ -1,21 +1,28 @@
-"""BeamSD: exact, batched speculative beam search for decoder-only models of transformers."""
+"""BeamSD: exact, batched speculative beam search for decoder-only models of transformers.
 
-from beamsd.auto import Auto
-from beamsd.clock import Clock
-from beamsd.generation import (
-    SpeculativeOutput,
-    beam_search_by_SD,
-    beam_search_by_SD_4timing,
-    beam_search_by_TreeAttn,
-    replace_beam_search_with_TreeAttn,
-    speculate,
-)
-from beamsd.prefix import Prefix
-from beamsd.program import Program
-from beamsd.search import Result, Round, beam_search, rounds
-from beamsd.settings import Settings
-from beamsd.tree import Tree
-from beamsd.trie import Trie
+The public names are imported on first use, so that `import beamsd` takes no time and `Trie` needs torch alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from beamsd.auto import Auto
+    from beamsd.clock import Clock
+    from beamsd.generation import (
+        SpeculativeOutput,
+        beam_search_by_SD,
+        beam_search_by_SD_4timing,
+        beam_search_by_TreeAttn,
+        replace_beam_search_with_TreeAttn,
+        speculate,
+    )
+    from beamsd.prefix import Prefix
+    from beamsd.program import Program
+    from beamsd.search import Result, Round, beam_search, rounds
+    from beamsd.settings import Settings
+    from beamsd.tree import Tree
+    from beamsd.trie import Trie
 
 __all__ = [
     "Auto",
@@ -36,3 +43,22 @@ __all__ = [
     "rounds",
     "speculate",
 ]
+
+_MODULE_OF = {
+    "Auto": "auto", "Clock": "clock", "Prefix": "prefix", "Program": "program", "Result": "search", "Round": "search",
+    "Settings": "settings", "SpeculativeOutput": "generation", "Tree": "tree", "Trie": "trie", "beam_search": "search",
+    "beam_search_by_SD": "generation", "beam_search_by_SD_4timing": "generation",
+    "beam_search_by_TreeAttn": "generation", "replace_beam_search_with_TreeAttn": "generation", "rounds": "search",
+    "speculate": "generation",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,22 +5,27 @@ once a model. What the forwards of each drafter read, and so how often it was ri
 that it drafted; so is how far the sum was off from the clock.
 """
 
+from __future__ import annotations
+
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from beamsd.costs import SIZES, Curve, Forwards
 from beamsd.prefix import Prefix
 from beamsd.program import Program
 from beamsd.search import Result, Timer, beam_search
 from beamsd.trie import Trie
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TRIES = 3  # timed requests before a drafter is judged
 MOST_TRIES = 9  # requests after which it must be judged by what was timed, or is given up
@@ -76,7 +81,7 @@ class Requests:
     batch: int
     width: int
     length: int
-    choices: tuple["Choice", ...]
+    choices: tuple[Choice, ...]
 
 
 class Auto:

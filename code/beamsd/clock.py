@@ -1,5 +1,7 @@
 """Where the time goes, without a second copy of the algorithm."""
 
+from __future__ import annotations
+
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ class Clock:
         yield
         self._spans.append((name, start, self._now()))
 
-    def _now(self) -> "float | torch.cuda.Event":
+    def _now(self) -> float | torch.cuda.Event:
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)

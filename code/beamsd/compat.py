@@ -1,12 +1,18 @@
 """What differs between releases of transformers, found by asking the objects at hand, never by version numbers."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
-from transformers.generation import LogitsProcessor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.cache_utils import CacheLayerMixin
+    from transformers.generation import LogitsProcessor
 
 __all__ = [
     "CACHE_NAMES", "CHECKPOINTING_NAMES", "PASSED_BY_GENERATE", "Cache", "DynamicLayer", "attention_of",

@@ -1,14 +1,19 @@
 """What the forwards of a request cost: what they read, and the seconds that a model takes for it on this machine."""
 
+from __future__ import annotations
+
 import time
 from bisect import bisect
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from beamsd.reader import Reader
 from beamsd.tree import Tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SIZES = (1, 16, 64, 256)  # tokens of the forwards that are timed; beyond, time is taken to be linear
 
@@ -29,7 +34,7 @@ class Curve:
 
     @classmethod
     @torch.inference_mode()
-    def measure(cls, model: PreTrainedModel) -> "Curve":
+    def measure(cls, model: PreTrainedModel) -> Curve:
         seconds = [0.0]
         for size in SIZES:
             ids = torch.arange(size, device=model.device)[None] % model.config.get_text_config().vocab_size

@@ -1,13 +1,18 @@
 """When sequences end, and the best of those that have: EOS, length penalty and early stopping as in transformers."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteriaList
 
 from beamsd.beams import Beams
 from beamsd.legal import JUNK
+
+if TYPE_CHECKING:
+    from transformers import StoppingCriteriaList
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,14 @@ class Finished:
     open: Tensor  # (B,) bool, better ones may yet come
 
     @classmethod
-    def none(cls, beams: Beams) -> "Finished":
+    def none(cls, beams: Beams) -> Finished:
         return cls(
             torch.full_like(beams.scores, JUNK), torch.full_like(beams.log_probs, JUNK),
             torch.zeros_like(beams.scores, dtype=torch.bool), beams.sequences, beams.ranks,
             torch.ones_like(beams.depths, dtype=torch.bool),
         )  # fmt: skip
 
-    def step(self, candidates: Beams, ending: Ending) -> tuple["Finished", Beams]:
+    def step(self, candidates: Beams, ending: Ending) -> tuple[Finished, Beams]:
         """Part the `candidates`, best first, into sequences that end, of which the best are kept, and beams that go on.
 
         The arithmetic is that of transformers' beam search, step by step, so that even its ties fall alike.

@@ -3,15 +3,17 @@
 Nothing here decodes: it reads a GenerationConfig, calls the search, and gives its result the form of `generate`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from types import MethodType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import EosTokenCriteria, GenerateBeamDecoderOnlyOutput, MaxLengthCriteria
 
 from beamsd.auto import Auto
@@ -22,6 +24,9 @@ from beamsd.program import Program
 from beamsd.search import Result, Timer, beam_search
 from beamsd.support import check_model
 from beamsd.trie import Trie
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 BEAM_SEARCH, GREEDY_SEARCH = "beam_search", "greedy_search"  # names of generation modes
 # What the search cannot give.

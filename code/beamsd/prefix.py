@@ -1,15 +1,20 @@
 """What all prompts begin with, such as the instruction before a user's items: read once, not once a request."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from beamsd.reader import KeysValues, Reader
 from beamsd.tree import Tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Prefix:
@@ -29,7 +34,7 @@ class Prefix:
         return len(self.tokens)
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]]) -> "Prefix | None":
+    def of(cls, prompts: Sequence[Sequence[int]]) -> Prefix | None:
         """What all prompts begin with, without the last token of any; None if that is nothing."""
         columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
         shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]

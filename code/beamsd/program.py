@@ -5,20 +5,25 @@ a round does depends on nothing but the shapes and on what the host has read bef
 a path, and each is recorded the first time that its path is taken.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from beamsd.head import split
 from beamsd.prefix import Prefix
 from beamsd.reader import KeysValues, Reader
 from beamsd.search import ROUNDS_KEPT, Round, Run, Timer
 from beamsd.settings import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BUCKET = 32  # tokens of a prompt, nodes of a level
 MOST_SHAPES = 256  # that a model is compiled for; beyond, torch would run it as it is
@@ -93,7 +98,7 @@ class Program:
     def run(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: Plan, input_ids: Tensor,
         attention_mask: Tensor, clock: Timer | None, prefix: Prefix | None,
-    ) -> "RecordedRun":  # fmt: skip
+    ) -> RecordedRun:  # fmt: skip
         """A batch, in the buffers of an earlier one of the same shape."""
         if plan.in_step or plan.ending.length > ROUNDS_KEPT:
             raise ValueError(

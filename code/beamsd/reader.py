@@ -1,15 +1,20 @@
 """A model that reads the tree. Target and draft are the same class; each lags behind the tree and catches up."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from beamsd.compat import Cache, DynamicLayer, cache_argument, cache_layers, takes
 from beamsd.head import split
 from beamsd.tree import Tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KeysValues = list[tuple[Tensor, Tensor]]  # of each layer, (B, heads, m, d)
 

@@ -4,6 +4,8 @@ Who drafts is the drafter's business (see `drafters`). The host looks at the dev
 left, and what the drafter must know.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from beamsd.beams import Beams
 from beamsd.finished import Ending, Finished
@@ -23,6 +24,8 @@ from beamsd.tree import Tree
 from beamsd.verify import Level, is_open, verify
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from beamsd.program import Program
 
 # After so many rounds the dead nodes are dropped: often enough that attending past them costs little, seldom enough
@@ -171,7 +174,7 @@ def rounds(
     draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
     prefix: Prefix | None = None,
-    program: "Program | None" = None,
+    program: Program | None = None,
 ) -> Iterator[Round]:
     """Decode round by round. plan: from `Settings.plan`, for these very models and prompts. The tensors of a round are
     valid until the next, under a `program` until its next use."""
@@ -218,7 +221,7 @@ def beam_search(
     draft: PreTrainedModel | None = None,
     clock: Timer | None = None,
     prefix: Prefix | None = None,
-    program: "Program | None" = None,
+    program: Program | None = None,
     **settings: object,
 ) -> Result:
     """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.

@@ -1,11 +1,13 @@
 """What to decode: every setting of a search, checked before any work."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from beamsd.drafters import Drafter, HybridDrafter, ModelDrafter, NoDrafter, TrieDrafter
 from beamsd.finished import Ending
@@ -15,6 +17,9 @@ from beamsd.scoring import Sampled, Scoring, StochasticBeams, likelihood
 from beamsd.support import check_model
 from beamsd.trie import Trie
 from beamsd.verify import Relaxed, Strict, Verification
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 DRAFTERS = ("model", "trie", "hybrid", "none")
 VERIFICATIONS = ("strict", "relaxed", "sample")
@@ -64,7 +69,7 @@ class Settings:
 
     def plan(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, attention_mask: Tensor
-    ) -> "Plan":
+    ) -> Plan:
         """What these settings come to for this batch. Raises ValueError for what does not fit together."""
         self._check_numbers()
         _check_prompts(input_ids, attention_mask)

@@ -1,15 +1,20 @@
 """Which models can read a token tree. Others are refused by name, before any work."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from beamsd.compat import CACHE_NAMES, DynamicLayer, attention_of, cache_argument, cache_layers, takes
 from beamsd.reader import Reader
 from beamsd.tree import Tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _checked: WeakKeyDictionary[PreTrainedModel, object] = WeakKeyDictionary()
 

@@ -6,6 +6,8 @@ order in every KV cache, so a cache is never edited: a rejected node is simply n
 Shapes: B requests, m new nodes, n nodes in use.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +28,7 @@ class Tree:
         return self.tokens.shape[1]
 
     @classmethod
-    def empty(cls, batch: int, capacity: int, device: torch.device) -> "Tree":
+    def empty(cls, batch: int, capacity: int, device: torch.device) -> Tree:
         """Trees of no node that can hold `capacity`."""
         return cls(
             tokens=torch.zeros(batch, capacity, dtype=torch.long, device=device),
@@ -36,7 +38,7 @@ class Tree:
         )
 
     @classmethod
-    def trunk(cls, input_ids: Tensor, attention_mask: Tensor, capacity: int) -> "Tree":
+    def trunk(cls, input_ids: Tensor, attention_mask: Tensor, capacity: int) -> Tree:
         """The left-padded prompts (B, P), as trees without branches that can hold `capacity` >= P nodes."""
         tree = cls.empty(len(input_ids), capacity, input_ids.device)
         tree.plant(input_ids, attention_mask)
@@ -75,7 +77,7 @@ class Tree:
         sees = self.sees[..., :below]
         return sees.gather(1, nodes[..., None].expand(*nodes.shape, below)).any(1)
 
-    def keep(self, slots: Tensor, capacity: int) -> tuple["Tree", Tensor]:
+    def keep(self, slots: Tensor, capacity: int) -> tuple[Tree, Tensor]:
         """A tree of `capacity` that holds the nodes at `slots` (B, m) only, in that order.
 
         Returns it and where every old slot is now (B, n); for a node that is gone the slot is any.

@@ -5,6 +5,8 @@ the children of state s are the states `first_child[s]` up to `first_child[s + 1
 Memory grows with the number of prefixes, not with states x vocabulary, and no mask as wide as the vocabulary is built.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from copy import copy
@@ -50,7 +52,7 @@ class Trie:
         self._build(items)
 
     @classmethod
-    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> "Trie":
+    def from_sequences(cls, sequences: Sequence[Sequence[int]]) -> Trie:
         """Build from token sequences of any lengths, as a tokenizer gives them, duplicates allowed.
 
         A sequence that is the beginning of another is legal too: the search ends it with the EOS token.
@@ -105,7 +107,7 @@ class Trie:
         """The state of an illegal prefix: it has no children, and it is the largest state."""
         return len(self.tokens) - 1
 
-    def to(self, device: torch.device | str) -> "Trie":
+    def to(self, device: torch.device | str) -> Trie:
         """This trie on `device`: itself if it is there, else a copy, made once."""
         device = torch.device(device)
         if device == self.tokens.device:
@@ -115,7 +117,7 @@ class Trie:
             self._views[device] = self._like(*arrays, self.eos)
         return self._views[device]
 
-    def ended_by(self, eos: int) -> "Trie":
+    def ended_by(self, eos: int) -> Trie:
         """This trie with `eos` as a further child of every state where a sequence ends; made once an `eos`."""
         if eos not in self._views:
             tokens, final = self.tokens.clone(), self.final.clone()
@@ -132,7 +134,7 @@ class Trie:
             self._held[token] = bool((self.tokens[1 : self.end] == token).any())
         return self._held[token]
 
-    def _like(self, tokens: Tensor, first_child: Tensor, final: Tensor, eos: int | None) -> "Trie":
+    def _like(self, tokens: Tensor, first_child: Tensor, final: Tensor, eos: int | None) -> Trie:
         view = copy(self)
         view.tokens, view.first_child, view.final, view.eos, view._views = tokens, first_child, final, eos, {}
         return view
@@ -185,7 +187,7 @@ class Trie:
             partial.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Trie":
+    def load(cls, path: str | Path) -> Trie:
         """Read what `save` wrote, on the CPU. Raises ValueError for any other file."""
         try:
             with safe_open(path, framework="pt") as file:

@@ -8,7 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
 from typing import Protocol
 
+from genrec.errors import UserError
 from genrec.splits import Interactions
+
+POPULARITY, CO_OCCURRENCE, UP_TO_DATE, SASREC = "popularity", "co-occurrence", "co-occurrence up to date", "SASRec"
+BASELINES = (POPULARITY, CO_OCCURRENCE, UP_TO_DATE, SASREC)
+
+
+def check_baselines(names: Sequence[str]) -> None:
+    """Raises UserError for a baseline that does not exist."""
+    if set(names) - set(BASELINES):
+        raise UserError(f"--baselines {','.join(names)}: choose from {','.join(BASELINES)}")
 
 
 class Recommender(Protocol):

@@ -1,5 +1,7 @@
 """All items and their identifiers."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections import defaultdict
@@ -7,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from genrec.errors import UserError
 from genrec.files import read_bytes, read_json, sha256, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 Identifier = tuple[str, ...]
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")  # of an item
@@ -26,7 +29,7 @@ class Catalogue:
     identifiers: dict[int, Identifier]  # item -> one token a level
 
     @classmethod
-    def load(cls, path: Path) -> "Catalogue":
+    def load(cls, path: Path) -> Catalogue:
         """Read a JSON object item -> [token, …].
 
         Raises UserError that names file, key and value if an item is not an integer >= 0, an identifier is not a list
@@ -59,7 +62,7 @@ class Catalogue:
     def save(self, path: Path) -> None:
         write_json(path, {str(item): list(tokens) for item, tokens in sorted(self.identifiers.items())})
 
-    def without(self, items: Iterable[int]) -> "Catalogue":
+    def without(self, items: Iterable[int]) -> Catalogue:
         """What is left to recommend: a trie of its identifiers cannot lead to `items`, and an identifier that one of
         them shares stands for the others alone.
 
@@ -97,6 +100,8 @@ class Catalogue:
 
         Raises UserError if the tokenizer lacks a token.
         """
+        import torch
+
         vocabulary = tokenizer.get_vocab()
         absent = [token for token in self.tokens if token not in vocabulary]
         if absent:

@@ -20,7 +20,11 @@ _FLAG = re.compile(r"--|-[a-zA-Z]|-$")  # what fire does not take for a value
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` with the flags of the command line. Its annotations are the flags' types."""
+    """Run `main` with the flags of the command line. Its annotations are the flags' types.
+
+    What takes seconds to import (torch, transformers, pandas) `main` imports itself, after it has checked all that can
+    be checked without, and so do the functions that need it: help and a refusal then come at once.
+    """
     arguments = sys.argv[1:]
     with errors_in_one_line():
         if {"--help", "-h"} & set(arguments):
@@ -46,6 +50,16 @@ def errors_in_one_line() -> Iterator[None]:
 def is_main_process() -> bool:
     """Whether this is the process that speaks: rank 0 of an `accelerate launch`, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def is_local_main_process() -> bool:
+    """Whether this is the first process of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def process_count() -> int:
+    """How many processes an `accelerate launch` has started, without the seconds that accelerate takes to say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _set_up_logging() -> None:

@@ -36,7 +36,12 @@ class Encoder:
 
     @classmethod
     def load(
-        cls, path: str, *, max_tokens: int = 512, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        path: str,
+        *,
+        max_tokens: int = 512,
+        dtype: torch.dtype | str = "float32",
+        device: torch.device | str = "cpu",
     ) -> "Encoder":
         """The encoder at `path`: encoder-only, the encoder of an encoder-decoder, or decoder-only.
 
@@ -176,27 +181,3 @@ def write_embeddings(folder: Path, load: Callable[[], Encoder], texts: list[str]
 def _save(path: Path, vectors: np.ndarray) -> None:
     with atomic_path(path) as partial, partial.open("wb") as file:
         np.save(file, vectors, allow_pickle=False)
-
-
-def load_embeddings(path: Path, n_items: int) -> Tensor:
-    """The (n_items, d) floats of a .npy file; row = item number. Read from disk as they are needed.
-
-    Raises UserError that names the file and what is wrong with it.
-    """
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"--embeddings {path}: no such file") from error
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"--embeddings {path}: not a .npy file of numbers, or truncated ({error})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.shape[-1]:
-        raise UserError(f"--embeddings {path}: holds shape {getattr(array, 'shape', None)}, not (items, numbers)")
-    if array.dtype not in (np.float16, np.float32, np.float64) or not array.dtype.isnative:
-        raise UserError(f"--embeddings {path}: holds {array.dtype}, not float16, float32 or float64")
-    if len(array) != n_items:
-        raise UserError(f"--embeddings {path}: has {len(array)} rows, but the data set has {n_items} items; row = item")
-    for start in range(0, len(array), PART):
-        bad = ~np.isfinite(array[start : start + PART]).all(-1)
-        if bad.any():
-            raise UserError(f"--embeddings {path}: row {start + int(bad.argmax())} holds a value that is not finite")
-    return torch.from_numpy(array)

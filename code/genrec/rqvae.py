@@ -19,54 +19,7 @@ from torch.nn.functional import embedding, mse_loss
 from genrec.errors import UserError
 from genrec.files import atomic_path
 from genrec.quantise import distances, identification_digits, nearest, resolve, sinkhorn
-
-METHODS = ("rq-vae", "rq-kmeans")
-DISTINCT = ("sinkhorn", "digit")
-OPTIMIZERS = ("adamw", "adagrad")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What follows from it: a model, the same for the same embeddings on the same machine. Defaults: LC-Rec."""
-
-    method: str = "rq-vae"  # or rq-kmeans: no network, codebooks in the space of the embeddings
-    codebooks: tuple[int, ...] = (256, 256, 256, 256)  # codes, by level
-    hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)  # of the encoder; the decoder mirrors it
-    latent: int = 32
-    beta: float = 0.25  # weight of the commitment loss
-    distinct: str = "sinkhorn"  # items of equal codes get other last ones; or digit: a level more tells them apart
-    epsilon: float = 0.003  # of Sinkhorn on the last level; 0: nearest code. Nothing of it with a digit
-    warmup_epochs: int = 2  # of the autoencoder alone, before codebooks are taken from its latents; LC-Rec: 0
-    epochs: int = 30
-    batch_size: int = 256
-    optimizer: str = "adamw"  # or adagrad: SpecGR
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    eval_epochs: int = 5  # epochs between two looks at the collision rate, each of them a checkpoint
-    seed: int = 0
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Settings":
-        """What json made of `asdict(settings)`."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-    def check(self) -> None:
-        """Raises UserError that names the flag."""
-        for flag, choices in (("method", METHODS), ("distinct", DISTINCT), ("optimizer", OPTIMIZERS)):
-            if getattr(self, flag) not in choices:
-                raise UserError(f"--{flag} {getattr(self, flag)}: choose from {', '.join(choices)}")
-        most, sizes = 26 - (self.distinct == "digit"), ",".join(map(str, self.codebooks))
-        if not 1 <= len(self.codebooks) <= most or min(self.codebooks) < 2:
-            raise UserError(f"--codebooks {sizes}: from 1 to {most} levels of 2 codes or more")
-        if min(self.hidden, default=1) < 1:
-            raise UserError(f"--hidden {','.join(map(str, self.hidden))}: sizes must be at least 1")
-        for flag in ("latent", "epochs", "batch_size", "eval_epochs"):
-            if getattr(self, flag) < 1:
-                raise UserError(f"--{flag} {getattr(self, flag)} must be at least 1")
-        if self.learning_rate <= 0 or min(self.beta, self.epsilon, self.weight_decay, self.warmup_epochs) < 0:
-            raise UserError(
-                "--learning_rate must be above 0; --beta, --epsilon, --weight_decay, --warmup_epochs at least 0"
-            )
+from genrec.rqvae_settings import Settings
 
 
 @dataclass(frozen=True)

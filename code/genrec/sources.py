@@ -1,21 +1,26 @@
 """Where the vectors of items come from: a file of one's own, or texts and an encoder."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from genrec.cli import is_main_process
-from genrec.embeddings import Encoder, load_embeddings, write_embeddings
 from genrec.errors import UserError
 from genrec.item_texts import ItemTexts, item_names, read_texts
+from genrec.vectors import check_embeddings, load_embeddings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genrec.embeddings import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +59,7 @@ class Texts:
 
     names: list[str]
     read: ItemTexts
-    load: partial  # () -> Encoder
+    load: Callable[[], Encoder]
     batch_size: int
     about: dict
 
@@ -63,17 +68,21 @@ class Texts:
         return self.read.without
 
     def all(self, folder: Path) -> Tensor:
+        from genrec.embeddings import write_embeddings
+
         path = write_embeddings(folder, self.load, self.read.texts, self.batch_size, self.about)
         return load_embeddings(path, len(self.names))
 
     def some(self, items: Sequence[int]) -> Tensor:
+        import torch
+
         with tqdm(total=len(items), desc="embed", unit="item", disable=not is_main_process()) as bar:
             return torch.from_numpy(self.load().encode([self.read.texts[i] for i in items], self.batch_size, bar))
 
 
 def open_source(
     folder: Path, *, embeddings: str | None, items: str | None, id_column: str | None, encoder: str | None,
-    max_tokens: int, batch_size: int, dtype: torch.dtype, strict: bool, device: torch.device,
+    max_tokens: int, batch_size: int, dtype: str, strict: bool,
 ) -> Source:  # fmt: skip
     """The source that the flags of build_index name, for the items of the data set `folder`.
 
@@ -89,15 +98,25 @@ def open_source(
         raise UserError(f"--max_tokens {max_tokens} and --encode_batch_size {batch_size} must be at least 1")
     names = item_names(folder)
     if embeddings:
-        load_embeddings(Path(embeddings), len(names))
+        check_embeddings(Path(embeddings), len(names))
         return Vectors(names, Path(embeddings), {"embeddings": embeddings, "sha256": _sha256(Path(embeddings))})
     if not Path(encoder).is_dir():
         raise UserError(f"--encoder {encoder}: no such folder; it is a Hugging Face model with its tokenizer")
     read = read_texts(Path(items), names, id_column)
     _tell(read, strict)
-    about = {"texts": read.fingerprint, "encoder": encoder, "max_tokens": max_tokens, "dtype": str(dtype)}
-    load = partial(Encoder.load, encoder, max_tokens=max_tokens, dtype=dtype, device=device)
+    about = {"texts": read.fingerprint, "encoder": encoder, "max_tokens": max_tokens, "dtype": f"torch.{dtype}"}
+    load = partial(_load_encoder, encoder, max_tokens, dtype)
     return Texts(names, read, load, batch_size, about)
+
+
+def _load_encoder(path: str, max_tokens: int, dtype: str) -> Encoder:
+    """On the GPU, where there is one."""
+    import torch
+
+    from genrec.embeddings import Encoder
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Encoder.load(path, max_tokens=max_tokens, dtype=dtype, device=device)
 
 
 def _sha256(path: Path) -> str:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_bytes, sha256, write_text
@@ -85,6 +83,8 @@ def seen_items(folder: Path) -> list[int]:
     path = folder / "train.parquet"
     if not path.is_file():
         return sorted({item for items in load_splits(folder).train.values() for item in items})
+    import pyarrow.parquet
+
     try:
         return sorted(set(pyarrow.parquet.read_table(path, columns=["item"])["item"].to_pylist()))
     except (pyarrow.ArrowInvalid, KeyError) as error:

@@ -1,13 +1,19 @@
 """Tables as Markdown, and what draws."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
     """A Markdown table; numbers right-aligned, with as many digits as mean something."""
+    import pandas as pd
+
     table = table[list(columns)] if columns else table
     header = [str(name) for name in table.columns]
     rows = [[_cell(name, value) for name, value in row.items()] for row in table.to_dict("records")]
@@ -24,6 +30,8 @@ def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> st
 
 
 def _cell(name: str, value: object) -> str:
+    import pandas as pd
+
     if pd.isna(value):
         return "–"
     if not isinstance(value, float):

@@ -18,7 +18,7 @@ import yaml
 from genrec.cli import errors_in_one_line
 from genrec.errors import UserError
 from genrec.files import read_bytes
-from specgr.decoding import SpecGRSettings
+from specgr.settings import SpecGRSettings
 
 Flags = typing.TypeVar("Flags")
 AUX, PLUS = SpecGRSettings(draft_size=50, num_beams=20), SpecGRSettings()  # as published

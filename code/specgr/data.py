@@ -8,22 +8,26 @@ From a folder in either of two layouts:
   holds users who come after training, which the other cannot.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from genrec.catalogue import Catalogue, find_index
 from genrec.dataset import Dataset, Sample, check_index, load_dataset
 from genrec.errors import UserError
 from genrec.splits import SPLITS
-from specgr.tokens import NOTHING, Codes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from specgr.tokens import Codes
 
 logger = logging.getLogger(__name__)
 
@@ -40,24 +44,32 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, rows: Tensor | slice) -> "Examples":
+    def __getitem__(self, rows: Tensor | slice) -> Examples:
         return Examples(self.histories[rows], self.targets[rows])
 
-    def sample(self, most: int | None, seed: int) -> "Examples":
+    def sample(self, most: int | None, seed: int) -> Examples:
         """A random choice of at most `most`, in their order; all for None. The same for the same seed."""
         if most is None or most >= len(self):
             return self
+        import torch
+
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self[order[:most].sort().values]
 
     def samples(self) -> list[Sample]:
         """As `genrec` has them, numbered; each has one label."""
+        from specgr.tokens import NOTHING
+
         rows = zip(self.histories.tolist(), self.targets.tolist(), strict=True)
         return [Sample(i, tuple(h for h in history if h != NOTHING), (item,)) for i, (history, item) in enumerate(rows)]
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[list[int], int]], max_history: int) -> "Examples":
+    def of(cls, pairs: Iterable[tuple[list[int], int]], max_history: int) -> Examples:
         """pairs: a history, of which the last `max_history` items count, and what comes after it."""
+        import torch
+
+        from specgr.tokens import NOTHING
+
         histories, targets = [], []
         for history, item in pairs:
             last = history[-max_history:]
@@ -91,6 +103,10 @@ class Data:
     def trained_fingerprint(self) -> str:
         """Identifies what a training sees: its samples, those of validation, and the identifiers of the items in both.
         Items and test requests that come later change nothing."""
+        import torch
+
+        from specgr.tokens import NOTHING
+
         items = torch.cat([part.flatten() for of in (self.train, self.valid) for part in (of.histories, of.targets)])
         items = items[items != NOTHING].unique()
         return self._digest(torch.cat([items[:, None], self.codes.codes[items]], 1), self.train, self.valid)
@@ -120,6 +136,11 @@ def load_data(
     else:
         loaded = load_dataset(data_path, dataset, index)
         catalogue, pairs = loaded.catalogue, {split: list(_pairs(loaded, split)) for split in SPLITS}
+
+    import torch
+
+    from specgr.tokens import Codes
+
     codes = Codes.from_catalogue(catalogue, digits)
     seen = torch.zeros(len(codes.codes), dtype=torch.bool)
     seen[[item for _, item in pairs["train"]]] = True
@@ -145,6 +166,8 @@ def _pairs(data: Dataset, split: str) -> Iterable[tuple[list[int], int]]:
 
 
 def _read_parquet(path: Path) -> list[tuple[list[int], int]]:
+    import pandas as pd
+
     try:
         table = pd.read_parquet(path, columns=["history", "item"])
     except (OSError, ValueError, KeyError) as error:
@@ -166,4 +189,6 @@ def load_embeddings(path: str, n_items: int) -> Tensor:
     odd = np.flatnonzero(~np.isfinite(array).all(1))
     if len(odd):
         raise UserError(f"{path}: the embedding of item {odd[0]} is not all finite; {len(odd)} such; make them again")
+    import torch
+
     return torch.from_numpy(array).float()

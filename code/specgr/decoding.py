@@ -22,26 +22,11 @@ from torch import Tensor
 from specgr.beams import Beams, Prefixes
 from specgr.drafters import Drafter
 from specgr.lists import Lists
+from specgr.settings import PUBLISHED, SpecGRSettings
 from specgr.tokens import NOTHING
 from specgr.verify import Verifier, verification_score
 
 UNVERIFIED = -1e6  # what an item that only fills up scores at most: below any mean log-probability
-
-
-@dataclass(frozen=True)
-class SpecGRSettings:
-    """The defaults are the published ones of SpecGR++. Raises ValueError if one cannot be."""
-
-    draft_size: int = 20  # δ, items a round
-    threshold: float = -1.8  # γ; -inf accepts all, inf none
-    num_beams: int = 50  # β
-
-    def __post_init__(self) -> None:
-        for name in ("draft_size", "num_beams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
-        if self.threshold != self.threshold:
-            raise ValueError("threshold is a number, not nan")
 
 
 @dataclass(frozen=True)
@@ -85,7 +70,7 @@ class SpecGR:
     drafter: Drafter
     prefixes: Prefixes
     seen: Tensor  # (n_items,) bool, in the training data
-    settings: SpecGRSettings = SpecGRSettings()
+    settings: SpecGRSettings = PUBLISHED
 
     @torch.inference_mode()
     def recommend(self, histories: Tensor, k: int) -> Lists:

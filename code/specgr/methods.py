@@ -4,23 +4,28 @@ from dataclasses import replace
 
 from genrec.errors import UserError
 from specgr.beams import Prefixes
-from specgr.decoding import SpecGR, SpecGRSettings
+from specgr.decoding import SpecGR
 from specgr.drafters import Drafted, Drafter, EncoderDrafter
 from specgr.lists import Recommender
+from specgr.names import (
+    AUX,
+    CONSTRAINED,
+    ENCODER,
+    NEEDS,
+    NEIGHBOURS,
+    PLAIN,
+    PLUS,
+    SPECGR_NEIGHBOURS,
+    UNISREC,
+    check_methods,
+)
 from specgr.neighbours import NeighbourDrafter, code_vectors
+from specgr.plans import STAGES
 from specgr.search import BeamSearch
-from specgr.stages import MODEL, STAGES, Bench, load_items, load_tiger, open_stage
+from specgr.settings import SpecGRSettings
+from specgr.stages import MODEL, Bench, load_items, load_tiger, open_stage
 from specgr.unisrec import Histories, UniSRec, UniSRecDrafter
 from specgr.verify import TigerVerifier
-
-PLAIN, CONSTRAINED, UNISREC, ENCODER = "TIGER", "TIGER constrained", "UniSRec", "SpecGR++ encoder"
-AUX, PLUS = "SpecGR_Aux", "SpecGR++"
-NEIGHBOURS, SPECGR_NEIGHBOURS = "neighbours", "SpecGR neighbours"  # the drafter that is not trained, and SpecGR with it
-NEEDS = {
-    PLAIN: ("tiger",), CONSTRAINED: ("tiger",), NEIGHBOURS: (), UNISREC: ("unisrec",), ENCODER: ("stage2",),
-    SPECGR_NEIGHBOURS: ("tiger",), AUX: ("tiger", "unisrec"), PLUS: ("stage2",),
-}  # fmt: skip
-SPECULATIVE = (SPECGR_NEIGHBOURS, AUX, PLUS)
 
 
 def choose(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -36,9 +41,7 @@ def choose(bench: Bench, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def stages_of(bench: Bench, names: tuple[str, ...]) -> list[str]:
     """The trainings that these methods need. Raises UserError for a method that does not exist or lacks its data."""
-    unknown = [name for name in names if name not in NEEDS]
-    if unknown:
-        raise UserError(f"--methods {unknown[0]}: choose from {', '.join(NEEDS)}")
+    check_methods(names)
     stages = [stage for stage in STAGES if any(stage in NEEDS[name] for name in names)]
     if bench.texts is None and "unisrec" in stages:
         raise UserError("embeddings is not set; UniSRec and SpecGR_Aux read them: --embeddings FILE.npy")

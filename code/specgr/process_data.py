@@ -18,16 +18,16 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-import datasets
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from genrec.artefacts import FACTS, already_done, make_facts
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, write_json
 from genrec.splits import SPLITS
+
+if TYPE_CHECKING:
+    import datasets
 
 STAGE = "specgr.process_data"
 HUB = "hf://datasets/McAuley-Lab/Amazon-Reviews-2023"
@@ -43,6 +43,9 @@ def main(category: str, output: str, source: str = HUB, overwrite: bool = False)
         return
     empty = folder.is_dir() and not any(folder.glob("[!.]*"))  # but for what a killed run was writing
     check_new(folder, overwrite or empty)
+
+    import datasets
+
     with network(source):
         interactions = load_interactions(source, category)
         numbers = number_items(interactions)
@@ -59,7 +62,7 @@ def main(category: str, output: str, source: str = HUB, overwrite: bool = False)
     print(f"{folder}: " + ", ".join(f"{name} {value}" for name, value in results.items()))
 
 
-def save(folder: Path, tables: dict[str, datasets.Dataset], facts: dict) -> None:
+def save(folder: Path, tables: "dict[str, datasets.Dataset]", facts: dict) -> None:
     """Write NAME.parquet and the facts into the folder, beside what is there of others.
 
     All are written before the first takes its place; old facts go before, new ones come last, so half is never done.
@@ -88,8 +91,10 @@ def network(source: str) -> Iterator[None]:
                         "pass its folder: --source FOLDER, or SOURCE=FOLDER of the script") from error  # fmt: skip
 
 
-def load_interactions(source: str, category: str) -> datasets.DatasetDict:
+def load_interactions(source: str, category: str) -> "datasets.DatasetDict":
     """The three splits with COLUMNS. Raises UserError for a file or column that is missing, or a split without rows."""
+    import datasets
+
     files = {split: f"{source}/benchmark/5core/timestamp_w_his/{category}.{split}.csv" for split in SPLITS}
     features = datasets.Features({name: datasets.Value(kind) for name, kind in COLUMNS.items()})
     try:
@@ -104,8 +109,11 @@ def load_interactions(source: str, category: str) -> datasets.DatasetDict:
         raise UserError(f"{files['train']}, or a split beside it: cannot be read, or has no row ({error})") from error
 
 
-def number_items(interactions: datasets.DatasetDict) -> dict[str, int]:
+def number_items(interactions: "datasets.DatasetDict") -> dict[str, int]:
     """parent_asin -> number, by first appearance: split by split, within one by timestamp, then by row."""
+    import numpy as np
+    import pandas as pd
+
     ordered = []
     for split in SPLITS:
         rows = interactions[split].select_columns(["parent_asin", "timestamp"]).to_pandas()
@@ -113,14 +121,19 @@ def number_items(interactions: datasets.DatasetDict) -> dict[str, int]:
     return {asin: number for number, asin in enumerate(pd.unique(np.concatenate(ordered)))}
 
 
-def number_users(interactions: datasets.DatasetDict) -> dict[str, int]:
+def number_users(interactions: "datasets.DatasetDict") -> dict[str, int]:
     """user_id -> number, by first appearance in the files."""
+    import numpy as np
+    import pandas as pd
+
     together = np.concatenate([interactions[split].to_pandas()["user_id"].to_numpy() for split in SPLITS])
     return {user: number for number, user in enumerate(pd.unique(together))}
 
 
-def renamed(rows: datasets.Dataset, split: str, users: dict[str, int], numbers: dict[str, int]) -> datasets.Dataset:
+def renamed(rows: "datasets.Dataset", split: str, users: dict[str, int], numbers: dict[str, int]) -> "datasets.Dataset":
     """The rows in numbers: user, history, item. Raises UserError that names the row of an unknown item in a history."""
+
+    import datasets
 
     def convert(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         histories = [(history or "").split() for history in batch["history"]]
@@ -151,6 +164,8 @@ def load_texts(source: str, category: str, wanted: Iterable[str]) -> dict[str, s
 
     The lines are JSON objects whose other fields change their type from line to line, so they are read as text.
     """
+    import datasets
+
     file, wanted, texts, number = f"{source}/raw/meta_categories/meta_{category}.jsonl", set(wanted), {}, 0
     try:
         lines = datasets.load_dataset("text", data_files=file, split="train", streaming=True)

@@ -12,9 +12,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import pandas as pd
-import torch
+from typing import TYPE_CHECKING
 
 from genrec.artefacts import FACTS, fingerprint, make_facts
 from genrec.errors import UserError
@@ -22,10 +20,12 @@ from genrec.files import atomic_path, check_new, write_json, write_text
 from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.data import SUBSETS, Examples
-from specgr.evaluate import Evaluation, evaluate
-from specgr.methods import SPECULATIVE, choose, describe, make, settings_of, stages_of
-from specgr.stages import Bench, open_stage
+from specgr.names import SPECULATIVE, check_methods
 from specgr.train import open_bench
+
+if TYPE_CHECKING:
+    from specgr.evaluate import Evaluation
+    from specgr.stages import Bench
 
 STAGE = "specgr.run"
 
@@ -37,7 +37,7 @@ class Flags:
     num_beams: int | None = None
     threshold: float | None = None
     max_eval_steps: float = 1.0  # up to 1: this share of the requests; above: so many; a random choice
-    methods: tuple[str, ...] = ()  # of `methods.NEEDS`; none: all that there are data for
+    methods: tuple[str, ...] = ()  # of `names.NEEDS`; none: all that there are data for
     batch_size: int = 64
     results: str | None = None
     overwrite: bool = False
@@ -45,9 +45,15 @@ class Flags:
 
 def main(config: Config, flags: Flags) -> None:
     check(flags)
+    check_methods(flags.methods)
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "results" / flags.eval_mode)
     check_new(folder, flags.overwrite, "--results")
     bench = open_bench(config)
+
+    import pandas as pd
+
+    from specgr.methods import choose, describe, make, settings_of
+
     names, examples = choose(bench, flags.methods), requests_of(bench, flags.eval_mode, flags.max_eval_steps)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
     settings = {name: settings_of(bench, name, **changes) for name in names if name in SPECULATIVE}
@@ -83,7 +89,7 @@ def check(flags: Flags) -> None:
         )
 
 
-def requests_of(bench: Bench, eval_mode: str, max_eval_steps: float) -> Examples:
+def requests_of(bench: "Bench", eval_mode: str, max_eval_steps: float) -> Examples:
     """The samples of the split, or a random choice as `Flags.max_eval_steps` says. Raises UserError if it has none."""
     examples: Examples = getattr(bench.data, eval_mode)
     if not len(examples):
@@ -92,14 +98,16 @@ def requests_of(bench: Bench, eval_mode: str, max_eval_steps: float) -> Examples
     return examples.sample(max(1, round(most)), bench.config.seed)
 
 
-def evaluate_method(bench: Bench, recommender, examples: Examples, batch_size: int) -> Evaluation:
+def evaluate_method(bench: "Bench", recommender, examples: Examples, batch_size: int) -> "Evaluation":
     """All requests, on the device."""
+    from specgr.evaluate import evaluate
+
     return evaluate(
         recommender, examples.samples(), bench.seen, batch_size=batch_size, max_history=bench.config.max_history
     )
 
 
-def row_of(found: Evaluation) -> dict[str, float | None]:
+def row_of(found: "Evaluation") -> dict[str, float | None]:
     """A row of the table: quality by kind of target, then what it took."""
     quality = {f"{name} {kind}": value for kind in SUBSETS for name, value in found.quality[kind].items()}
     return quality | {
@@ -108,12 +116,17 @@ def row_of(found: Evaluation) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def fingerprints(bench: Bench, names: Sequence[str]) -> dict[str, str]:
+def fingerprints(bench: "Bench", names: Sequence[str]) -> dict[str, str]:
     """Of the trainings that these methods use."""
+    from specgr.methods import stages_of
+    from specgr.stages import open_stage
+
     return {stage: fingerprint(open_stage(bench, stage)) for stage in stages_of(bench, tuple(names))}
 
 
-def machine(bench: Bench) -> str:
+def machine(bench: "Bench") -> str:
+    import torch
+
     if bench.accelerator.device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

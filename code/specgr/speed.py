@@ -8,6 +8,8 @@ headline says: these accept nothing at the published threshold, so every request
 Writes results.csv, results.md and facts.json to {output_dir}/{dataset}/speed, or to --results FOLDER.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,35 +17,34 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-
-import pandas as pd
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from genrec.artefacts import FACTS, make_facts
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, write_json, write_text
 from genrec.tables import to_markdown
 from specgr.config import Config, run
-from specgr.drafters import item_embeddings
-from specgr.evaluate import batches_of
-from specgr.lists import Lists, Recommender
-from specgr.methods import AUX, CONSTRAINED, PLUS, SPECULATIVE, choose, describe, make, settings_of, stages_of
+from specgr.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
 from specgr.run import check as check_requests
 from specgr.run import machine, requests_of
-from specgr.stages import ITEMS, MODEL, Bench, save_items
 from specgr.train import open_bench
-from specgr.unisrec import UniSRec, UniSRecSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from specgr.lists import Lists, Recommender
+    from specgr.stages import Bench
 
 TOLERANCE = 1e-4  # of scores: rounding depends on the shape of a batch
 TIES = 0.01  # of the lists may hold other items, with the same scores
-Batches = dict[int, list[tuple[list[int], Tensor]]]  # by size: numbers of requests, and their histories (b, T)
+Batches = dict[int, list[tuple[list[int], "Tensor"]]]  # by size: numbers of requests, and their histories (b, T)
 
 
 @dataclass(frozen=True)
 class Flags:
     batch_sizes: tuple[int, ...] = (1, 8, 64)
-    methods: tuple[str, ...] = ()  # of `methods.NEEDS`; none: both SpecGR, without texts one, and TIGER constrained
+    methods: tuple[str, ...] = ()  # of `names.NEEDS`; none: both SpecGR, without texts one, and TIGER constrained
     k: int = 50  # items a list
     draft_size: int | None = None  # of SpecGR with any drafter, instead of the configuration's; so the next two
     num_beams: int | None = None
@@ -64,6 +65,12 @@ def main(config: Config, flags: Flags) -> None:
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "speed")
     check_new(folder, flags.overwrite, "--results")
     bench = open_bench(config)
+
+    import pandas as pd
+
+    from specgr.evaluate import batches_of
+    from specgr.methods import describe, make, settings_of
+
     names = flags.methods or tuple(name for name in (AUX, PLUS, CONSTRAINED) if name != AUX or bench.texts is not None)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
     settings = {name: settings_of(bench, name, **changes) for name in names if name in SPECULATIVE}
@@ -101,12 +108,15 @@ def check(flags: Flags) -> None:
     for name in ("k", "repetitions"):
         if getattr(flags, name) < 1:
             raise UserError(f"--{name} {getattr(flags, name)} must be at least 1")
+    check_methods(flags.methods)
     check_requests(flags)
 
 
 @contextmanager
 def trained_or_random(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[Bench, str]]:
     """The bench with the models of these methods, and words for what they are: all trained, or else all random."""
+    from specgr.methods import choose, stages_of
+
     stages = stages_of(bench, names)
     absent = [stage for stage in stages if not (bench.folder(stage) / FACTS).is_file()]
     if not absent:
@@ -122,6 +132,12 @@ def trained_or_random(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[Be
 
 def save_random(bench: Bench, stage: str) -> None:
     """What a training leaves, but for its facts, with random weights."""
+    import torch
+
+    from specgr.drafters import item_embeddings
+    from specgr.stages import ITEMS, MODEL, save_items
+    from specgr.unisrec import UniSRec, UniSRecSettings
+
     torch.manual_seed(bench.config.seed)
     folder = bench.folder(stage)
     folder.mkdir(parents=True)
@@ -137,6 +153,8 @@ def save_random(bench: Bench, stage: str) -> None:
 def compare(name: str, recommender: Recommender, batches: Batches, k: int) -> dict[str, object]:
     """Columns of the table for a method: rounds and acceptance of batch size 1, and at most how many lists of another
     size hold other items. Raises RuntimeError if a list differs by more than a tie, or too many do."""
+    import torch
+
     alone, most = answer(recommender, batches[1], k), 0
     for size, parts in batches.items():
         together = answer(recommender, parts, k)
@@ -157,6 +175,10 @@ def compare(name: str, recommender: Recommender, batches: Batches, k: int) -> di
 
 def answer(recommender: Recommender, batches: list[tuple[list[int], Tensor]], k: int) -> Lists:
     """The lists of all requests, in the order of their numbers, on the CPU."""
+    import torch
+
+    from specgr.lists import Lists
+
     lists = [recommender.recommend(histories, k) for _, histories in batches]
     order = torch.tensor([index for indices, _ in batches for index in indices]).argsort()
     columns = ([getattr(found, field.name) for found in lists] for field in fields(Lists))
@@ -168,6 +190,8 @@ def time_in_turn(
 ) -> pd.DataFrame:
     """Requests a second by method and batch size, after `compare` has warmed up everything. A ratio is that to batch
     size 1 in the same repetition."""
+    import pandas as pd
+
     rates: dict[tuple[str, int], list[float]] = {(name, size): [] for name in recommenders for size in batches}
     for _ in range(repetitions):
         for (name, size), found in rates.items():

@@ -23,16 +23,16 @@ from specgr.decoding import SpecGR
 from specgr.drafters import Drafted, EncoderDrafter, item_embeddings
 from specgr.lists import Recommender
 from specgr.objectives import Objective, Stage1, Stage2, TigerObjective, UniSRecObjective
+from specgr.plans import STAGES, check_division, plan_key, plan_of
 from specgr.search import BeamSearch
 from specgr.tiger import Tiger, TigerSettings
 from specgr.tokens import Codes
-from specgr.training import check_division, fit
+from specgr.training import fit
 from specgr.unisrec import Histories, UniSRec, UniSRecDrafter, UniSRecSettings
 from specgr.verify import TigerVerifier
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("tiger", "unisrec", "stage1", "stage2")
 MODEL, ITEMS = "model", "items.safetensors"
 
 
@@ -100,15 +100,6 @@ def train(bench: Bench, names: tuple[str, ...], overwrite: bool) -> None:
                 {"tiger": _tiger, "unisrec": _unisrec, "stage1": _stage1, "stage2": _stage2}[name](bench),
                 overwrite,
             )
-
-
-def plan_key(stage: str) -> str:
-    """The section of the configuration that says how a stage is trained."""
-    return stage if stage.startswith("stage") else f"train_{stage}"
-
-
-def plan_of(config: Config, stage: str) -> Plan:
-    return getattr(config, plan_key(stage))
 
 
 def _train(bench: Bench, stage: Stage, overwrite: bool) -> None:

@@ -9,17 +9,18 @@ split unless --eval_mode says otherwise, so that what is chosen here is not chos
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from genrec.artefacts import FACTS, make_facts
-from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, write_json, write_text
 from genrec.tables import pyplot
 from specgr.config import Config, run
-from specgr.methods import CONSTRAINED, SPECULATIVE, choose, make, settings_of
+from specgr.names import CONSTRAINED, SPECULATIVE, check_methods
 from specgr.run import check, evaluate_method, fingerprints, machine, requests_of, row_of
 from specgr.train import open_bench
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LABELS = {"draft_size": "draft size δ", "threshold": "threshold γ", "num_beams": "beams β"}
 SHOWN = ("NDCG@50 in-sample", "NDCG@50 unseen", "acceptance", "ms")
@@ -30,7 +31,7 @@ class Flags:
     draft_sizes: tuple[int, ...] = (5, 10, 20, 50)
     thresholds: tuple[float, ...] = (-2.2, -1.8, -1.6, -1.4, -1.2)
     beams: tuple[int, ...] = (10, 20, 50)
-    methods: tuple[str, ...] = ()  # of `methods.SPECULATIVE`; none: all that there are data for
+    methods: tuple[str, ...] = ()  # of `names.SPECULATIVE`; none: all that there are data for
     eval_mode: str = "valid"
     max_eval_steps: float = 1000
     batch_size: int = 64
@@ -40,14 +41,15 @@ class Flags:
 
 def main(config: Config, flags: Flags) -> None:
     check(flags)
-    for name in flags.methods:
-        if name not in SPECULATIVE:
-            raise UserError(
-                f"--methods {name}: choose from {', '.join(SPECULATIVE)}; {CONSTRAINED} is always beside them"
-            )
+    check_methods(flags.methods, SPECULATIVE, f"; {CONSTRAINED} is always beside them")
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "sweep")
     check_new(folder, flags.overwrite, "--results")
     bench = open_bench(config)
+
+    import pandas as pd
+
+    from specgr.methods import choose, make, settings_of
+
     methods = [name for name in choose(bench, flags.methods) if name in SPECULATIVE]
     choose(bench, (CONSTRAINED,))
     examples, rows = requests_of(bench, flags.eval_mode, flags.max_eval_steps), []
@@ -72,8 +74,10 @@ def main(config: Config, flags: Flags) -> None:
     print(f"written to {folder}")
 
 
-def draw(table: pd.DataFrame, path: Path) -> None:
+def draw(table: "pd.DataFrame", path: Path) -> None:
     """A column a parameter, a row a quantity; TIGER constrained as a dotted line."""
+    import pandas as pd
+
     plt = pyplot()
     figure, axes = plt.subplots(len(SHOWN), len(LABELS), figsize=(11, 10), sharex="col", sharey="row", squeeze=False)
     beside = table[table["method"] == CONSTRAINED].iloc[0]

@@ -8,12 +8,16 @@ Writes {output_dir}/{dataset}/{tiger,unisrec,stage1,stage2}. A training that was
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from genrec.cli import process_count
 from genrec.errors import UserError
 from specgr.config import Config, run
 from specgr.data import load_data, load_embeddings
-from specgr.stages import STAGES, Bench, train
-from specgr.training import new_accelerator
+from specgr.plans import STAGES, check_division, plan_key, plan_of
+
+if TYPE_CHECKING:
+    from specgr.stages import Bench
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +28,17 @@ class Flags:
     overwrite: bool = False  # what was trained, or begun, with other settings
 
 
-def open_bench(config: Config) -> Bench:
+def open_bench(config: Config) -> "Bench":
     """Data and device. Raises UserError if the data cannot be read."""
-    accelerator = new_accelerator()
     data = load_data(
         config.data_path, config.dataset, config.index, max_history=config.max_history, digits=config.digits
     )
     texts = load_embeddings(config.embeddings, len(data.seen)) if config.embeddings else None
+
+    from specgr.stages import Bench
+    from specgr.training import new_accelerator
+
+    accelerator = new_accelerator()
     return Bench(config, data, texts if texts is None else texts.to(accelerator.device), accelerator)
 
 
@@ -42,7 +50,13 @@ def main(config: Config, flags: Flags) -> None:
     if names == STAGES and config.embeddings is None:
         logger.info("embeddings is not set: UniSRec, and with it SpecGR_Aux, is left out")
         names = tuple(name for name in STAGES if name != "unisrec")
-    train(open_bench(config), names, flags.overwrite)
+    for name in names:
+        check_division(plan_of(config, name), plan_key(name), process_count())
+    bench = open_bench(config)
+
+    from specgr.stages import train
+
+    train(bench, names, flags.overwrite)
 
 
 if __name__ == "__main__":

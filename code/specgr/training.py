@@ -22,7 +22,7 @@ from torch import Tensor
 
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_json, write_json
-from specgr.config import ContrastivePlan, Plan
+from specgr.config import Plan
 from specgr.objectives import Objective
 
 logger = logging.getLogger(__name__)
@@ -45,16 +45,6 @@ class State:
 def new_accelerator() -> Accelerator:
     """Which of how many processes this is: on GPUs, or by gloo on the CPU."""
     return Accelerator(cpu=not torch.cuda.is_available())
-
-
-def check_division(plan: Plan, name: str, processes: int) -> None:
-    """Raises UserError if the processes cannot have as many rows each."""
-    sizes = {"batch_size": plan.batch_size}
-    if isinstance(plan, ContrastivePlan):
-        sizes["generation_batch_size"] = plan.generation_batch_size
-    for key, size in sizes.items():
-        if size % processes:
-            raise UserError(f"{name}.{key} {size} cannot be shared by {processes} processes; choose a multiple")
 
 
 def fit(

@@ -6,7 +6,8 @@ import torch
 from atspeed.checkpoints import Setting
 from atspeed.prompts import Encoded
 from atspeed.samples import Samples
-from atspeed.teacher import Manifest, Plan, TeacherData, write_shards
+from atspeed.teacher import write_shards
+from atspeed.teacher_data import Manifest, Plan, TeacherData
 from beamsd import Trie
 from conftest import VOCABULARY, random_items, tiny_llama
 

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from atspeed.evaluate import Bench, check_widths
-from atspeed.methods import BASELINE, GENERATE, SPECULATIVE, make_methods
+from atspeed.evaluate import Bench
+from atspeed.methods import BASELINE, GENERATE, SPECULATIVE, check_widths, make_methods
 from atspeed.report import SHORT, items_of_beams, save_report, summarise
 from conftest import VOCABULARY, random_items, tiny_llama
 from genrec.catalogue import Catalogue

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 import grow_model
 from atspeed.checkpoints import Setting, open_checkpoint, save_checkpoint
 from atspeed.growth import plan_growth, save_grown
-from atspeed.models import SHAPES, Shape, add_item_tokens, init_model, load_model, load_tokenizer
+from atspeed.models import add_item_tokens, init_model, load_model, load_tokenizer
 from atspeed.prompts import encode_prompts, left_pad
+from atspeed.shapes import SHAPES, Shape
 from beamsd import Trie, beam_search
 from conftest import ROOT, environment, random_items, random_prompts, tiny_model
 from genrec.artefacts import fingerprint, make_facts, read_facts

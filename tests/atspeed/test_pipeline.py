@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from atspeed.quality import BASELINES
 from conftest import ROOT, STAGES, environment, script, succeed
+from genrec.baselines import BASELINES
 from genrec.catalogue import Catalogue
 from genrec.files import read_json
 from genrec.toy import make_toy

@@ -3,8 +3,9 @@
 import pytest
 from transformers import AutoTokenizer
 
-from atspeed.models import SHAPES, init_model
+from atspeed.models import init_model
 from atspeed.prompts import PROMPT, encode_samples, left_pad
+from atspeed.shapes import SHAPES
 from genrec.catalogue import Catalogue
 from genrec.dataset import Sample
 from genrec.errors import UserError

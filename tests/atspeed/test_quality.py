@@ -2,7 +2,8 @@
 
 import pytest
 
-from atspeed.quality import BASELINES, compare, make_baseline, save_quality
+from atspeed.quality import compare, make_baseline, save_quality
+from genrec.baselines import BASELINES
 from genrec.catalogue import Catalogue
 from genrec.dataset import Dataset, Sample
 from genrec.splits import Splits

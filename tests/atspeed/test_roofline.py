@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import roofline
-from atspeed.models import Shape
+from atspeed.shapes import Shape
 from genrec.errors import UserError
 
 SHAPE = Shape(

@@ -146,32 +146,32 @@ def test_quantised_training_that_cannot_be_is_refused(given, message):
     if "needs" in message and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match=message):
-        check_quantised(*given, torch.float32)
-    assert check_quantised(False, False, False, torch.float32) is None
+        check_quantised(*given, "float32")
+    assert check_quantised(False, False, False, "float32") is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_quantisation_is_refused_even_with_bitsandbytes(monkeypatch):
     monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: name)
     with pytest.raises(UserError, match="--load_in_4bit needs a GPU, and there is none"):
-        check_quantised(False, True, False, torch.float32)
+        check_quantised(False, True, False, "float32")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("fp8", torch.float32), "choose from no, bf16, fp16"),
-        (("fp16", torch.float32), "needs a GPU"),
-        (("bf16", torch.float16), "--dtype float16 with --mixed_precision bf16 cannot be trained"),
-        ((None, torch.float16, True), "--dtype float16 with --mixed_precision no cannot be trained"),
+        (("fp8", "float32"), "choose from no, bf16, fp16"),
+        (("fp16", "float32"), "needs a GPU"),
+        (("bf16", "float16"), "--dtype float16 with --mixed_precision bf16 cannot be trained"),
+        ((None, "float16", True), "--dtype float16 with --mixed_precision no cannot be trained"),
     ],
 )
 def test_precision_that_cannot_be_trained_in_is_refused(given, message):
     with pytest.raises(UserError, match=message):
         check_mixed_precision(*given)
-    assert check_mixed_precision(None, torch.float32) == "no"
-    assert check_mixed_precision("bf16", torch.float16, frozen=True) == "bf16"
+    assert check_mixed_precision(None, "float32") == "no"
+    assert check_mixed_precision("bf16", "float16", frozen=True) == "bf16"
 
 
 def test_weights_in_shards_of_deepspeed_are_refused(monkeypatch):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from atspeed.selection import Selection, check_selection
+from atspeed.schedule import check_selection
+from atspeed.selection import Selection
 from beamsd import beam_search
 from conftest import LENGTH, noisy_copy
 from genrec.errors import UserError

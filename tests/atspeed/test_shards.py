@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from atspeed.checkpoints import Setting, open_checkpoint, save_checkpoint
 from atspeed.models import random_model
 from atspeed.shards import check, claim, clear, save, shard_path
-from atspeed.teacher import TeacherData
+from atspeed.teacher_data import TeacherData
 from conftest import ROOT, environment, succeed
 from genrec.artefacts import make_facts
 from genrec.dataset import load_dataset

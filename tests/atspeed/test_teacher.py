@@ -14,7 +14,8 @@ from atspeed.losses import kl, topk_alignment, tvd
 from atspeed.methods import GENERATE, make_methods
 from atspeed.models import random_model
 from atspeed.prompts import Encoded, encode_samples, left_pad
-from atspeed.teacher import Manifest, Plan, TeacherData, finish, teach_shard, write_shards
+from atspeed.teacher import finish, teach_shard, write_shards
+from atspeed.teacher_data import Manifest, Plan, TeacherData
 from beamsd import Trie, beam_search
 from conftest import BEAUTY, ROOT, VOCABULARY, random_items, tiny_llama
 from genrec.dataset import load_dataset

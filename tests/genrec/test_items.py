@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from conftest import save_encoder
 from genrec import embeddings as module
-from genrec.embeddings import Encoder, load_embeddings, write_embeddings
+from genrec.embeddings import Encoder, write_embeddings
 from genrec.errors import UserError
 from genrec.item_texts import item_names, read_texts
+from genrec.vectors import load_embeddings
 
 NAMES = ["B001", "B002", "B003"]
 FULL = "Title: Rose & Co. Soap\nBrand: Rose\nCategories: Beauty, Soaps\nDescription: It is mild."
