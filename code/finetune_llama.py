@@ -14,7 +14,7 @@ from atspeed.checkpoints import Setting, save_checkpoint, whole_weights
 from atspeed.objectives import make_objective
 from atspeed.precision import check_mixed_precision, check_precision, check_quantised
 from atspeed.schedule import Schedule
-from atspeed.shapes import check_dtype
+from atspeed.shapes import check_dtype, check_model_path
 from genrec.artefacts import already_done, make_facts
 from genrec.cli import process_count, run
 from genrec.dataset import load_dataset, take
@@ -72,6 +72,7 @@ def main(
             data.samples("valid", max_history=max_history),
         )
     )
+    check_model_path(base_model)
 
     from accelerate.utils import set_seed
     from peft import prepare_model_for_kbit_training

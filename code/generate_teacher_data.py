@@ -19,6 +19,7 @@ from genrec.cli import run
 from genrec.dataset import Sample, load_dataset
 from genrec.errors import UserError
 from genrec.files import write_json
+from genrec.progress import progress_bar
 
 if TYPE_CHECKING:
     from atspeed.prompts import Encoded
@@ -61,12 +62,13 @@ def main(
     from atspeed.teacher import finish, prepare, write_shards
     from beamsd import Trie
 
-    state, tokenizer, model = this_process(), load_tokenizer(target_model), None
+    state, tokenizer = this_process(), load_tokenizer(target_model)
     trie = Trie(data.catalogue.token_ids(tokenizer)).to(state.device)
 
     def encode_rows(samples: list[Sample], rows: range) -> "Encoded":
         return encode_samples(tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff)
 
+    left = []
     for (split, name), plan, samples in zip(FOLDERS.items(), plans, asked, strict=True):
         folder = Path(output_dir) / name
         manifest = Manifest(plan, target.setting, target.fingerprint, len(samples))
@@ -75,14 +77,20 @@ def main(
                 continue
             if state.is_main_process:
                 prepare(folder, manifest)
-        if model is None:
-            model = load_model(target_model, weights).to(state.device)
-        write_shards(folder, model, trie, partial(encode_rows, samples), manifest, batch_size)
+        left.append((split, folder, samples, manifest))
+    if not left:
+        return
+    model, written = load_model(target_model, weights).to(state.device), []
+    bar = progress_bar(sum(len(samples) for _, _, samples, _ in left), "teacher data", "prompt")
+    for split, folder, samples, manifest in left:
+        write_shards(folder, model, trie, partial(encode_rows, samples), manifest, batch_size, bar.update)
         state.wait_for_everyone()
         if state.is_main_process:
             contents = finish(folder, manifest)
             write_json(folder / FACTS, make_facts(STAGE, arguments | {"split": split}, **contents))
-            print(f"{folder}: {len(samples)} prompts, {beam_size} beams each")
+            written.append(f"{folder}: {len(samples)} prompts, {beam_size} beams each")
+    bar.close()
+    print("\n".join(written), end="\n" if written else "")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from atspeed.objectives import ITEM, Objective, make_objective
 from atspeed.policy import Shares
 from atspeed.precision import check_mixed_precision, check_precision
 from atspeed.schedule import Schedule, check_selection
-from atspeed.shapes import check_dtype
+from atspeed.shapes import check_dtype, check_model_path
 from atspeed.teacher_data import TeacherData
 from genrec.artefacts import already_done, make_facts
 from genrec.cli import process_count, run
@@ -86,6 +86,7 @@ def main(
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
     taught = _open_teacher_data(train_data, valid_data, data, target, objective, shares)
+    check_model_path(base_model)
 
     from accelerate.utils import set_seed
 

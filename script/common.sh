@@ -9,7 +9,7 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 DATA_PATH=${DATA_PATH:-$ROOT/data}       # holds one folder a data set
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output}   # models, teacher data and results, one folder a data set
-LOG_DIR=${LOG_DIR:-$ROOT/log}            # what the terminal shows, one file a stage
+LOG_DIR=${LOG_DIR:-$ROOT/log}            # what the terminal shows, one file a stage, under the date and the command
 GPUS=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || GPUS=0
 NUM_PROCESSES=${NUM_PROCESSES:-$((GPUS > 1 ? GPUS : 1))}   # of this machine
 NUM_MACHINES=${NUM_MACHINES:-1}
@@ -35,5 +35,6 @@ launch() {
     fi
     mkdir -p "$LOG_DIR"
     export TENSORBOARD_LOGGING_DIR=${TENSORBOARD_LOGGING_DIR:-$LOG_DIR/tensorboard/$stage}
+    printf '\n== %s  %s\n' "$(date '+%F %T')" "$(printf '%q ' "${start[@]}" "${program[@]}" "$@")" >> "$LOG_DIR/$stage.log"
     "${start[@]}" "${program[@]}" "$@" 2>&1 | tee -a "$LOG_DIR/$stage.log"
 }

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash script/setup.sh
+export PYTHON=$PWD/.venv/bin/python   # before, PYTHON said what .venv is made with
 export DATASET=toy DATA_PATH=data OUTPUT_DIR=${OUTPUT_DIR:-output/quickstart} NUM_PROCESSES=${NUM_PROCESSES:-1}
 source script/common.sh
 

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash script/setup.sh
+export PYTHON=$PWD/.venv/bin/python   # before, PYTHON said what .venv is made with
 source script/common.sh
 
 FOLDER=${FOLDER:-output/specgr-quickstart}

@@ -50,6 +50,7 @@ REFUSED = {  # program and flags -> what the line says
     f"{FINETUNE} --load_in_8bit --full": "--load_in_8bit does not go with --full",
     f"{FINETUNE} --max_users 0": "a cap on users must be at least 1",
     f"{FINETUNE} --index {{no}}": "no: no such file",
+    FINETUNE: "no: no model there; give a folder",
     "generate_teacher_data --target_model {no} --output_dir {new} --dataset nowhere": "no such data set folder",
     f"generate_teacher_data --target_model {{no}} --output_dir {{new}} {TOY} --beam_size 0": "must be at least 1",
     f"{INFERENCE} --run_beam_sizes 0": "--run_beam_sizes 0: give one or more numbers",

@@ -9,14 +9,13 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from atspeed.memory import peak_memory
 from atspeed.methods import Lists, Method
 from atspeed.prompts import left_pad
 from beamsd import Clock
-from genrec.cli import is_main_process
+from genrec.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class Bench:
         """
         batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
         records = []
-        bar = tqdm(total=len(widths) * len(requests), desc="inference", unit="request", disable=not is_main_process())
+        bar = progress_bar(len(widths) * len(requests), "inference", "request")
         for width in widths:
             for batch in batches[:warmup]:
                 self._decode([prompts[i] for i in batch], width, turn=0)

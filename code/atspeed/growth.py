@@ -15,15 +15,14 @@ from types import EllipsisType
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from atspeed.models import load_config, load_model
 from atspeed.shapes import SHAPES, Shape
 from genrec.artefacts import FACTS, fingerprint, read_facts
-from genrec.cli import is_main_process
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
+from genrec.progress import progress_bar
 
 GROWS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SPREAD = 0.02  # standard deviation of the weights that do not matter, LLaMA's at the start of its training
@@ -189,7 +188,7 @@ def _save_weights(folder: Path, growth: Growth, dtype: torch.dtype, seed: int) -
         files.setdefault(name.split(".")[2] if ".layers." in name else "", []).append(name)
     old, parts = load_model(growth.path).state_dict(), _parts(growth.small, growth.large)
     generator, where = torch.Generator().manual_seed(seed), {}
-    for number, names in enumerate(tqdm(files.values(), desc="grow", unit="file", disable=not is_main_process())):
+    for number, names in enumerate(progress_bar(files.values(), "grow", "file")):
         file = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
         made = (_grow(old.get(name), sizes[name], parts[name.split(".")[-2]], dtype, generator) for name in names)
         save_file(dict(zip(names, made, strict=True)), folder / file, metadata={"format": "pt"})

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from atspeed.processes import this_process
 from atspeed.prompts import PROMPT
-from atspeed.shapes import Shape, check_shape
+from atspeed.shapes import Shape, check_shape, no_model
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
@@ -52,10 +52,7 @@ def load_config(path: str) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: no model there; give a folder or a Hugging Face name, or make a random one: "
-            f"python code/init_model.py --output {path} --shape tiny"
-        ) from error
+        raise no_model(path) from error
     if config.is_encoder_decoder:
         raise UserError(f"{path}: a {config.model_type} is an encoder-decoder; give a decoder-only model")
     return config

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed.prompts import encode_prompts, left_pad
@@ -13,10 +12,10 @@ from atspeed.report import items_of_beams
 from beamsd import Prefix, Trie, beam_search
 from genrec.baselines import POPULARITY, SASREC, UP_TO_DATE, CoOccurrence, Popularity, Recommender
 from genrec.catalogue import Catalogue
-from genrec.cli import is_main_process
 from genrec.dataset import Dataset, Sample
 from genrec.files import atomic_path, write_text
 from genrec.metrics import METRICS, quality
+from genrec.progress import progress_bar
 from genrec.sasrec import train_sasrec
 from genrec.tables import pyplot, to_markdown
 
@@ -44,7 +43,7 @@ class Generative:
         prompts = encode_prompts(self.tokenizer, self.catalogue, samples, self.cutoff)
         prefix, ranked = Prefix.of(prompts), [[] for _ in prompts]
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
-        bar = tqdm(total=len(prompts), desc="beam search", unit="user", disable=not is_main_process())
+        bar = progress_bar(len(prompts), "beam search", "user")
         for start in range(0, len(prompts), self.batch_size):
             rows = by_length[start : start + self.batch_size]
             ids, mask = (tensor.to(self.model.device) for tensor in left_pad([prompts[row] for row in rows]))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from atspeed.forward import tree_logits
@@ -22,7 +21,6 @@ from beamsd.beams import Beams
 from beamsd.legal import Children
 from beamsd.scoring import likelihood
 from beamsd.verify import Strict
-from genrec.cli import is_main_process
 
 
 @torch.inference_mode()
@@ -117,21 +115,19 @@ def prepare(folder: Path, manifest: Manifest) -> None:
 
 def write_shards(
     folder: Path, model: PreTrainedModel, trie: Trie, encode: Callable[[range], Encoded], manifest: Manifest,
-    batch_size: int,
+    batch_size: int, advance: Callable[[int], object] = lambda prompts: None,
 ) -> None:  # fmt: skip
     """Write shards that are not there yet, one at a time, until every one is written or another process is at it.
 
     So no process waits longer than a shard for the others, whatever their number and speed. encode: the samples of
-    these numbers; memory grows with a shard, not with the samples.
+    these numbers; memory grows with a shard, not with the samples. advance: is told
+    how many more prompts have their shard.
     """
-    bar = tqdm(total=manifest.samples, desc=f"teacher data, {manifest.plan.split}", unit="prompt",
-               disable=not is_main_process())  # fmt: skip
     for shard in range(manifest.n_shards):
         rows, path = manifest.rows(shard), shard_path(folder, shard, manifest.n_shards)
         if not path.is_file() and claim(path):
             save(path, teach_shard(model, trie, encode(rows), manifest.plan, batch_size), manifest.origin(shard))
-        bar.update(len(rows))
-    bar.close()
+        advance(len(rows))
 
 
 def finish(folder: Path, manifest: Manifest) -> dict:

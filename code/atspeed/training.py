@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from atspeed.alignment import Alignment, DataPolicy, Losses, with_history
 from atspeed.forward import tree_logits
+from atspeed.progress import TrainingProgress
 from atspeed.resume import WholeCheckpoints, epochs_left_open, last_checkpoint
 from atspeed.samples import ByLength, Samples, collate
 from atspeed.schedule import Schedule
@@ -115,7 +117,7 @@ def fit(
         metric_for_best_model="eval_loss" if by_loss else "eval_accepted", greater_is_better=not by_loss,
         restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False, logging_steps=10, report_to=schedule.report_to, seed=schedule.seed,
-        use_cpu=not gpu, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
+        use_cpu=not gpu, disable_tqdm=True, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
         bf16=schedule.mixed_precision == "bf16", fp16=schedule.mixed_precision == "fp16",
         **({again: True, f"{again}_kwargs": {"use_reentrant": False}} if schedule.gradient_checkpointing else {}),
     )  # fmt: skip
@@ -123,8 +125,11 @@ def fit(
         model, arguments, data_collator=collate, train_dataset=train,
         eval_dataset=Subset(valid, sorted(range(len(valid)), key=valid.lengths.__getitem__)), alignment=alignment,
         policy=policy or DataPolicy(), selection=selection, compute_metrics=_means,
-        callbacks=[EarlyStoppingCallback(schedule.patience), WholeCheckpoints(schedule.save_steps)],
+        callbacks=[
+            EarlyStoppingCallback(schedule.patience), WholeCheckpoints(schedule.save_steps), TrainingProgress(),
+        ],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # what the Trainer takes if it is to show no bars of its own
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     state = trainer.state
     best = next(log for log in state.log_history if log["step"] == state.best_global_step and "eval_loss" in log)

@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from genrec.cli import is_main_process
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_json, write_json
+from genrec.progress import progress_bar
 
 PART = 4096  # texts that are encoded between two files
 POOLINGS = ("mean", "cls")
@@ -161,7 +161,7 @@ def write_embeddings(folder: Path, load: Callable[[], Encoder], texts: list[str]
         for part in (folder / "parts").glob("*.npy"):
             part.unlink()
         write_json(note, about)
-    encoder, bar = load(), tqdm(total=len(texts), desc="embed", unit="item", disable=not is_main_process())
+    encoder, bar = load(), progress_bar(len(texts), "embed", "item")
     for number, part in enumerate(parts):
         mine = texts[number * PART : (number + 1) * PART]
         if part.is_file():

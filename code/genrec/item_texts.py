@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from tqdm import tqdm
 
-from genrec.cli import is_main_process
 from genrec.errors import UserError
 from genrec.files import sha256
+from genrec.progress import progress_bar
 from genrec.splits import load_splits
 
 ITEMS = "items.parquet"  # of either process_data: raw_id (string), item (int)
@@ -87,7 +86,7 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
     """
     result, fields_of = ItemTexts(list(names)), {}
     number_of: dict[str, int] = {}
-    for where, row in tqdm(_rows(path), desc=f"read {path.name}", unit="row", disable=not is_main_process()):
+    for where, row in progress_bar(_rows(path), f"read {path.name}", "row"):
         if isinstance(row, str):
             result.broken.append(f"{where}: {row}")
             continue

@@ -13,9 +13,9 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from genrec.errors import UserError
+from genrec.progress import progress_bar
 from genrec.raw import Source, as_lines, read_blocks
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def read_records(sources: Sequence[Source], min_rating: float | None, strict: bo
 
 def _load(database: duckdb.DuckDBPyConnection, number: int, source: Source) -> None:
     query = f"INSERT INTO records {_parsed(source, number)}"
-    bar = tqdm(total=source.path.stat().st_size, unit="B", unit_scale=True, desc=source.path.name, mininterval=1)
+    bar = progress_bar(source.path.stat().st_size, source.path.name, "B", unit_scale=True)
     failure: list[UserError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from genrec.cli import is_main_process
 from genrec.errors import UserError
 from genrec.files import atomic_path
+from genrec.progress import progress_bar
 from genrec.quantise import collision_rate, kmeans, nearest
 from genrec.rqvae import RQVAE, Settings, read_tensors
 
@@ -63,11 +64,14 @@ def fit(
     if not training.restore():
         scale(model, sample)
         if not last:
-            initialise(model, sample)
+            with progress_bar(len(model.codebooks), "k-means", "level") as bar:
+                initialise(model, sample, bar.update)
             training.look(embeddings, 0, None)
-    bar = tqdm(total=last * len(embeddings), initial=training.epoch * len(embeddings), desc="RQ-VAE", unit="item",
-               unit_scale=True, disable=not is_main_process() or not last)  # fmt: skip
-    for epoch in range(training.epoch, last):
+    epochs = range(training.epoch, last)
+    if epochs:
+        read = epochs.start * len(embeddings)
+        bar = progress_bar(last * len(embeddings), "RQ-VAE", "item", initial=read, unit_scale=True)
+    for epoch in epochs:
         if epoch == first:
             initialise(model, sample)
         loss = training.run_epoch(embeddings, _order(len(embeddings), settings.seed, epoch), epoch >= first, bar)
@@ -75,7 +79,8 @@ def fit(
         if done > 0 and (done % settings.eval_epochs == 0 or epoch + 1 == last):
             training.look(embeddings, epoch + 1, loss)
             training.save()
-    bar.close()
+    if epochs:
+        bar.close()
     model.load_state_dict(training.best)
     return Fit(model.eval(), training.looks, min(training.looks, key=_merit))
 
@@ -97,14 +102,13 @@ def scale(model: RQVAE, sample: Tensor) -> None:
 
 
 @torch.no_grad()
-def initialise(model: RQVAE, sample: Tensor) -> None:
+def initialise(model: RQVAE, sample: Tensor, advance: Callable[[], object] = lambda: None) -> None:
     """Codebooks by k-means, level by level, on what the encoder makes of a sample (n, d) of embeddings."""
     left = model.encoder(model.normalise(sample))
-    for level, codebook in enumerate(
-        tqdm(model.codebooks, desc="k-means", unit="level", disable=not is_main_process())
-    ):
+    for level, codebook in enumerate(model.codebooks):
         codebook.copy_(kmeans(left, len(codebook), seed=model.settings.seed + level))
         left = left - codebook[nearest(left, codebook)]
+        advance()
 
 
 class Training:

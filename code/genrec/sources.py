@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tqdm import tqdm
-
-from genrec.cli import is_main_process
 from genrec.errors import UserError
 from genrec.item_texts import ItemTexts, item_names, read_texts
+from genrec.progress import progress_bar
 from genrec.vectors import check_embeddings, load_embeddings
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ class Texts:
     def some(self, items: Sequence[int]) -> Tensor:
         import torch
 
-        with tqdm(total=len(items), desc="embed", unit="item", disable=not is_main_process()) as bar:
+        with progress_bar(len(items), "embed", "item") as bar:
             return torch.from_numpy(self.load().encode([self.read.texts[i] for i in items], self.batch_size, bar))
 
 

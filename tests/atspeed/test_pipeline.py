@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -64,7 +65,29 @@ def test_the_pipeline_ends_with_a_checked_table(world):
         assert known.issuperset(line["items"])
         assert len(set(line["items"])) == len(line["items"])
     for stage in STAGES:
-        assert (folder / "log" / f"{stage}.log").read_text() in logs[stage] + "\n"
+        blank, header, shown = (folder / "log" / f"{stage}.log").read_text().split("\n", 2)
+        command = rf"== \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \S+/python\S* \S+/code/{stage}\.py .*--dataset toy .*"
+        assert blank == ""
+        assert re.fullmatch(command, header)
+        assert shown in logs[stage] + "\n"
+
+
+def test_a_stage_shows_one_bar_and_a_line_an_epoch_and_nothing_else_of_its_libraries(world):
+    """A picture of a bar begins with a carriage return; what stands before the next line stays on the terminal."""
+    folder, logs = world
+    bars = {
+        "finetune_llama": "training", "generate_teacher_data": "teacher data", "train": "training",
+        "inference": "inference", "quality": "beam search",
+    }  # fmt: skip
+    for stage in STAGES:
+        log = (folder / "log" / f"{stage}.log").read_bytes().decode().partition("\n== ")[2]
+        lines = [line.rpartition("\r")[2].strip() for line in log.split("\n")]
+        assert sum(line.startswith(f"{bars[stage]}: ") for line in lines) == 1, log
+        assert sum("%|" in line for line in lines) == 1, log
+        assert not any("{'" in line or "Warning" in line for line in lines), log
+    for stage, also in (("finetune_llama", ""), ("train", r", accepted levels a round \d\.\d{4}")):
+        line = rf"epoch 2 of 2: validation loss \d\.\d{{4}}{also}"
+        assert re.search(line, logs[stage]), logs[stage]
 
 
 def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(world):
