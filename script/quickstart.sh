@@ -6,8 +6,17 @@ bash script/setup.sh
 export PYTHON=$PWD/.venv/bin/python   # before, PYTHON said what .venv is made with
 export DATASET=toy DATA_PATH=data OUTPUT_DIR=${OUTPUT_DIR:-output/quickstart} NUM_PROCESSES=${NUM_PROCESSES:-1}
 source script/common.sh
+HERE=$OUTPUT_DIR/toy TARGET=$OUTPUT_DIR/base/target DRAFT=$OUTPUT_DIR/base/draft
 
-TARGET=$OUTPUT_DIR/base/target DRAFT=$OUTPUT_DIR/base/draft
+cat <<END
+Quick start: the four stages on a toy catalogue (1,000 items, 2,000 users), with models of a million weights. On two cores:
+  1/4  fine-tune the target                                                  some 70 seconds
+  2/4  let it answer every prompt with its 20 best items: the teacher data        15
+  3/4  train the draft on these answers                                           35
+  4/4  decode every test user in three ways, and check that the lists are equal   95
+About four minutes in all. Interrupted and started again, it goes on where it was (4/4 begins again). Logs: $LOG_DIR
+
+END
 [ -d "$TARGET" ] || "$PYTHON" code/init_model.py --output "$TARGET" --shape tiny
 [ -d "$DRAFT" ] || "$PYTHON" code/init_model.py --output "$DRAFT" --shape tiny --layers 1
 
@@ -21,3 +30,22 @@ BASE_MODEL=$DRAFT EPOCHS=3 BATCH_SIZE=32 MICRO_BATCH_SIZE=32 LEARNING_RATE=2e-3 
     bash script/train.sh
 echo "== 4/4 speculative decoding, checked against generate"
 run_beam_sizes=1,5,10,20 bash script/inference.sh
+
+cat <<END
+
+What the table says, for K recommended items a user:
+  generate         beam search of transformers; the lists of the other two equal its lists, item by item
+  gamma 0          the same search here, without a draft: one call of the target an identifier token (a level), for all beams
+  speculative      the draft proposes beams for all levels, one call of the target checks them: fewer target calls
+  ms, speed-up     median time a user; times faster than generate
+  accepted levels  of the drafted levels, how many the target accepts a round
+With a target this small a call costs hardly more than a draft's, so gamma 0 is the fastest. A draft pays where target calls
+are dear. See it: the same target in the shape of LLaMA-160M, with the same draft, in some 90 seconds:
+
+  .venv/bin/python code/grow_model.py --model $HERE/target --output $HERE/target-160m --shape llama-160m
+  OUTPUT_DIR=$OUTPUT_DIR TARGET_MODEL=$HERE/target-160m METHODS="generate,gamma 0,speculative,auto" \\
+      run_beam_sizes=1,5,10 BATCH_SIZES=1 REQUESTS=5 bash script/benchmark.sh
+
+The plot: $HERE/results/draft-AtSpeedSModel/results.png. Next: your own model and data (README.md, "The four
+stages"); all six ways to train a draft, compared (bash script/reproduce.sh); the decoder in your own code ("BeamSD").
+END
