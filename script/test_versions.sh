@@ -25,7 +25,7 @@ rows=("" "${lowest[*]}" "--upgrade ${PACKAGES[*]}")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir -p "$LOGS"
-table="| wanted | ${PACKAGES[*]} | decoder | pipeline |"$'\n'"|---|---|---|---|"
+table="| releases | transformers | peft | accelerate | the decoder's tests | a small pipeline |"$'\n'"|---|---|---|---|---|---|"
 failed=0
 
 # check NAME ARGUMENTS…: run pytest; prints what its last line says, and keeps the rest.
@@ -48,13 +48,13 @@ for row in "${rows[@]}"; do
         > "$(echo "$folder"/env/lib/python*/site-packages)/venv.pth"
     read -ra wanted <<< "$row"
     if [ -n "$row" ] && ! "$folder/env/bin/python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}"; then
-        table+=$'\n'"| $name | $row | **cannot be installed** | |"
+        table+=$'\n'"| $name: $row | | | | **cannot be installed** | |"
         failed=1
         continue
     fi
     versions=$("$folder/env/bin/python" -c 'import sys
 from importlib.metadata import version
-print(" ".join(map(version, sys.argv[1:])))' "${PACKAGES[@]}")
+print(" | ".join(map(version, sys.argv[1:])))' "${PACKAGES[@]}")
     slug=${name//[^a-z0-9.]/-}
     decoder=$(check "$slug-decoder" "${TESTS[@]}" | tr -d '\n')
     pipeline=$(check "$slug-pipeline" "$PIPELINE" -k "$PARTS" | tr -d '\n')
