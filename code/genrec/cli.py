@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -41,10 +42,22 @@ def errors_in_one_line() -> Iterator[None]:
     _set_up_logging()
     try:
         yield
+        _leave_process_group()
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _leave_process_group() -> None:
+    """While the interpreter is whole: threads of gloo that outlive it may abort the process, its work done. Not after a
+    failure, when the other processes may still wait in the group."""
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            gc.collect()  # models that are wrapped for several processes hold on to it
+            distributed.destroy_process_group()
 
 
 def is_main_process() -> bool:
@@ -120,7 +133,7 @@ def _typed(main: Callable[..., None]) -> Callable[..., None]:
 
 def _convert(name: str, value: object, hint: object) -> object:
     """`value` as fire read it, as the type that the flag has."""
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # Python 3.10 makes the latter of a default of None
         if value in (None, "", "None"):
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not type(None))

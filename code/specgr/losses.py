@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import cross_entropy
 
 
@@ -37,7 +36,23 @@ def generation_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 def gather(values: Tensor) -> Tensor:
     """The values (B, …) of all processes, one after another: (world · B, …). Gradients flow back to where they come
     from, summed over the processes that used them."""
-    return torch.cat(all_gather(values.contiguous())) if distributed.is_initialized() else values
+    return _Gather.apply(values.contiguous()) if distributed.is_initialized() else values
+
+
+class _Gather(torch.autograd.Function):
+    """In public names, since those of torch for it differ between its releases 2.11 and 2.13."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        everyones = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(everyones, values)
+        return torch.cat(everyones)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        return gradient.chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 def first_row(local: int) -> int:

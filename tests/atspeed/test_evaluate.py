@@ -111,7 +111,7 @@ def test_a_stop_list_takes_its_items_out_of_the_ranking_and_nothing_else(prompts
     models, tokens = (tiny_llama(1, 2), tiny_llama(7, 1)), {t: str(t) for t in range(VOCABULARY)}
 
     def ranking(served):
-        items = torch.tensor([list(map(int, tokens)) for tokens in served.identifiers.values()])
+        items = torch.tensor([list(map(int, identifier)) for identifier in served.identifiers.values()])
         bench = Bench(models, items, partial(make_methods, items=items, draft_width=len(rows), gamma=3))
         records = bench.run(prompts[:1], range(1), (len(served.items_of),), batch_size=1, warmup=0)
         return [items_of_beams(record.sequences, served.items_of, tokens) for record in records]

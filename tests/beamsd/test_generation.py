@@ -430,7 +430,15 @@ TRIE = Trie.from_sequences([[9], [9, 10], [11, 12]])
         ({"verification": "loose"}, {}, "one of strict, relaxed, sample, not 'loose'"),
         ({}, {"output_attentions": True}, "output_attentions=True"),
         ({}, {"output_logits": True}, "output_logits=True"),
-        ({}, {"cache_implementation": "offloaded"}, "cache_implementation='offloaded'"),
+        pytest.param(
+            {},
+            {"cache_implementation": "offloaded"},
+            "cache_implementation='offloaded'",
+            marks=pytest.mark.skipif(
+                bool(torch.version.cuda) and not torch.cuda.is_available(),
+                reason="transformers itself asks a CUDA build of torch for a GPU first",
+            ),
+        ),
         ({}, {"inputs_embeds": torch.zeros(3, 9, 32)}, "takes input_ids and attention_mask, not inputs_embeds"),
         ({}, {"position_ids": torch.arange(9).expand(3, 9)}, "position_ids of your own"),
         ({}, {"attention_mask": torch.tensor([[1] * 8 + [0]] * 3)}, "left-padded"),

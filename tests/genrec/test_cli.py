@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_bytes
 
@@ -130,6 +131,24 @@ def test_help_does_no_work(stage, tmp_path, arguments):
 def test_a_users_mistake_inside_is_one_line_too(stage):
     result = stage("--output", "a", "--seed", "13")
     assert (result.returncode, result.stderr) == (2, "error: --seed 13: brings bad luck; choose another\n")
+
+
+GROUP = """
+import sys
+from torch import distributed
+from genrec.cli import errors_in_one_line
+with errors_in_one_line():
+    distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+print(distributed.is_initialized())
+"""
+
+
+def test_a_stage_leaves_its_process_group(tmp_path):
+    """A thread of gloo that outlived the interpreter now and then aborted a process whose work was done."""
+    command = [sys.executable, "-c", GROUP, str(tmp_path / "group")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "code")}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):

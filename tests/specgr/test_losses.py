@@ -77,6 +77,7 @@ loss.backward()
 torch.distributed.all_reduce(loss.detach())
 if rank == 0:
     torch.save((loss.detach() / 2, embed.weight.grad), __import__("sys").argv[1])
+del shared, loss  # they hold on to the group, whose threads may not outlive the interpreter
 torch.distributed.destroy_process_group()
 """
 
