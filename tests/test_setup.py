@@ -76,6 +76,7 @@ def start(clone, **variables):
     return subprocess.Popen(
         ["bash", "script/setup.sh"], cwd=clone, env=variables, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
 
 
