@@ -15,7 +15,7 @@ from atspeed.objectives import make_objective
 from atspeed.precision import check_mixed_precision, check_precision, check_quantised
 from atspeed.schedule import Schedule
 from atspeed.shapes import check_dtype, check_model_path
-from genrec.artefacts import already_done, make_facts
+from genrec.artefacts import already_done, is_done, make_facts
 from genrec.cli import process_count, run
 from genrec.dataset import load_dataset, take
 
@@ -73,6 +73,9 @@ def main(
         )
     )
     check_model_path(base_model)
+    work = output.with_name(output.name + ".work")
+    if not overwrite and is_done(output, work, STAGE, arguments):
+        return
 
     from accelerate.utils import set_seed
     from peft import prepare_model_for_kbit_training
@@ -88,7 +91,6 @@ def main(
     state, precision = this_process(), check_mixed_precision(mixed_precision, weights, frozen=not full)
     schedule = replace(schedule, mixed_precision=precision)
     tokenizer = load_tokenizer(base_model)
-    work = output.with_name(output.name + ".work")
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
             return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from atspeed.checkpoints import open_checkpoint
 from atspeed.shapes import check_dtype
 from atspeed.teacher_data import STAGE, Manifest, Plan
-from genrec.artefacts import FACTS, already_done, make_facts
+from genrec.artefacts import FACTS, already_done, is_done, make_facts
 from genrec.cli import run
 from genrec.dataset import Sample, load_dataset
 from genrec.errors import UserError
@@ -55,6 +55,11 @@ def main(
         for split in FOLDERS
     ]
     asked = [plan.samples(data, target.setting) for plan in plans]
+    folders = {split: Path(output_dir) / name for split, name in FOLDERS.items()}
+    if not overwrite and all(
+        [is_done(folder, folder, STAGE, arguments | {"split": split}) for split, folder in folders.items()]
+    ):
+        return
 
     from atspeed.models import load_model, load_tokenizer
     from atspeed.processes import this_process
@@ -69,8 +74,7 @@ def main(
         return encode_samples(tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff)
 
     left = []
-    for (split, name), plan, samples in zip(FOLDERS.items(), plans, asked, strict=True):
-        folder = Path(output_dir) / name
+    for (split, folder), plan, samples in zip(folders.items(), plans, asked, strict=True):
         manifest = Manifest(plan, target.setting, target.fingerprint, len(samples))
         with state.main_process_first():
             if already_done(folder, folder, STAGE, arguments | {"split": split}, overwrite):

@@ -19,7 +19,7 @@ from atspeed.precision import check_mixed_precision, check_precision
 from atspeed.schedule import Schedule, check_selection
 from atspeed.shapes import check_dtype, check_model_path
 from atspeed.teacher_data import TeacherData
-from genrec.artefacts import already_done, make_facts
+from genrec.artefacts import already_done, is_done, make_facts
 from genrec.cli import process_count, run
 from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
@@ -87,6 +87,9 @@ def main(
     arguments["target"] = target.fingerprint
     taught = _open_teacher_data(train_data, valid_data, data, target, objective, shares)
     check_model_path(base_model)
+    work = output.with_name(output.name + ".work")
+    if not overwrite and is_done(output, work, STAGE, arguments):
+        return
 
     from accelerate.utils import set_seed
 
@@ -100,7 +103,6 @@ def main(
     state, schedule = this_process(), replace(schedule, mixed_precision=check_mixed_precision(mixed_precision, weights))
     tokenizer = load_tokenizer(target_model)
     check_same_vocabulary(base_model, tokenizer, data.catalogue)
-    work = output.with_name(output.name + ".work")
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
             return

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SpecGR from a fresh clone: set-up, a toy whose items come out over time, identifiers, all four trainings, and the table.
 set -euo pipefail
+[[ ${PYTHON:-} == [!/]*/* ]] && export PYTHON=$PWD/$PYTHON
 cd "$(dirname "$0")/.."
 bash script/setup.sh
 export PYTHON=$PWD/.venv/bin/python   # before, PYTHON said what .venv is made with

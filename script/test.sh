@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Lint and tests, in the same environment as everything else. Flags go to pytest: bash script/test.sh -m slow
 set -euo pipefail
+[[ ${PYTHON:-} == [!/]*/* ]] && export PYTHON=$PWD/$PYTHON
 cd "$(dirname "$0")/.."
 bash script/setup.sh
 export PYTHON=$PWD/.venv/bin/python   # before, PYTHON said what .venv is made with

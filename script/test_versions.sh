@@ -5,6 +5,7 @@
 #   bash script/test_versions.sh
 #   bash script/test_versions.sh transformers==5.10.4 "transformers==5.17.0 peft==0.18.0"   # these instead
 set -euo pipefail
+[[ ${PYTHON:-} == [!/]*/* ]] && export PYTHON=$PWD/$PYTHON
 cd "$(dirname "$0")/.."
 bash script/setup.sh
 export PYTHON=$PWD/.venv/bin/python OMP_NUM_THREADS=1
@@ -34,7 +35,7 @@ check() {
     shift
     "$folder/env/bin/python" -m pytest -n "${TEST_PROCESSES:-2}" --dist loadfile -m "not slow" "$@" > "$log" 2>&1 ||
         echo "**failed, see $log**: "
-    grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1
+    { grep -E '[0-9]+ (passed|failed|error)' "$log" || cat "$log"; } | tail -n 1
 }
 
 for row in "${rows[@]}"; do

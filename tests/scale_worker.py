@@ -27,6 +27,7 @@ from atspeed.processes import this_process
 from atspeed.samples import Samples
 from beamsd import Trie
 from conftest import LENGTH, VOCABULARY, random_items, tiny_llama
+from genrec.cli import leave_process_group
 from genrec.files import write_json
 
 N, BEAMS, ITEM_TOKENS = 45, 4, [30, 31, 32]
@@ -170,3 +171,4 @@ def killed(folder: Path) -> None:
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](Path(sys.argv[2]))
+    leave_process_group()

@@ -10,6 +10,7 @@ import pytest
 
 import beamsd
 from conftest import ROOT
+from genrec.files import write_json
 from genrec.toy import make_toy
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib")
@@ -51,6 +52,7 @@ REFUSED = {  # program and flags -> what the line says
     f"{FINETUNE} --max_users 0": "a cap on users must be at least 1",
     f"{FINETUNE} --index {{no}}": "no: no such file",
     FINETUNE: "no: no model there; give a folder",
+    f"finetune_llama --output_dir {{made}} --base_model {{data}} {TOY}": "was made with --base_model None, not",
     "generate_teacher_data --target_model {no} --output_dir {new} --dataset nowhere": "no such data set folder",
     f"generate_teacher_data --target_model {{no}} --output_dir {{new}} {TOY} --beam_size 0": "must be at least 1",
     f"{INFERENCE} --run_beam_sizes 0": "--run_beam_sizes 0: give one or more numbers",
@@ -75,6 +77,9 @@ REFUSED = {  # program and flags -> what the line says
     f"specgr.train {SPECGR} --stage1.epoch 3": "unknown flag --stage1.epoch; did you mean stage1.epochs?",
     f"specgr.train {SPECGR} --stages tigre": "--stages tigre: choose from",
     f"specgr.train {SPECGR} --dataset nowhere": "no such data set folder",
+    f"specgr.run {SPECGR} --index {{data}}/toy/toy.index.json --output_dir {{no}}": "tiger: not there, or not finished",
+    f"specgr.run {SPECGR} --draft_size 0": "--draft_size is at least 1, not 0",
+    f"specgr.sweep {SPECGR} --draft_sizes 0": "--draft_size is at least 1, not 0",
     f"specgr.run {SPECGR} --methods luck": "--methods luck: choose from",
     f"specgr.run {SPECGR} --eval_mode train": "--eval_mode train: choose from",
     f"specgr.sweep {SPECGR} --methods TIGER": "--methods TIGER: choose from",
@@ -92,6 +97,7 @@ def start(*command):
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("imports")
     make_toy(n_items=300, n_users=60).save(path / "data" / "toy")
+    write_json(path / "made" / "facts.json", {"stage": "finetune_llama", "arguments": {}})
     return path
 
 
@@ -114,7 +120,8 @@ def test_help_and_a_mistyped_flag_import_nothing_heavy(program):
 
 @pytest.mark.parametrize("command", REFUSED)
 def test_what_needs_no_torch_to_be_refused_is_refused_without_it(command, folder):
-    places = {"data": folder / "data", "new": folder / "new", "no": folder / "no", "root": ROOT}
+    places = {"data": folder / "data", "new": folder / "new", "no": folder / "no", "made": folder / "made"}
+    places["root"] = ROOT
     program, *flags = command.format(**places).split()
     program = program if "." in program else f"code/{program}.py"
     assert_refused(start("-c", RUNNER, program, *flags), REFUSED[command].format(**places))

@@ -59,7 +59,7 @@ def clone(tmp_path):
     shutil.copy(ROOT / "script/setup.sh", tmp_path / "clone/script")
     (tmp_path / "clone/pyproject.toml").write_text('dependencies = ["torch>=2.11,<2.15"]\n')
     (tmp_path / "clone/requirements.txt").write_text("-c constraints.txt\ntorch\nfirst\n")
-    (tmp_path / "clone/constraints.txt").write_text("first==1.0\nsecond==1.0\ntorch==2.13.0\n")
+    (tmp_path / "clone/constraints.txt").write_text("first==1.0\nsecond==1.0\nsetuptools==84.2.1\ntorch==2.13.0\n")
     for name, needs in (("first", ["second"]), ("second", []), ("torch", [])):
         for version in ("2.13.0", "2.14.0") if name == "torch" else ("1.0", "2.0"):
             wheel(tmp_path / "index", name, version, needs)
@@ -101,6 +101,11 @@ def test_it_installs_the_lock_mends_what_was_cut_off_and_then_does_nothing(clone
     ]  # fmt: skip
     assert run(clone) == (0, "", "")
 
+    shutil.rmtree(clone / ".venv/bin")  # as when the Python that it was made with is gone
+    assert run(clone, PIP_TARGET=str(clone / "elsewhere"))[0] == 0
+    assert installed(clone, "first") == ("1.0", True)
+    assert not (clone / "elsewhere").exists()
+
     (packages,) = clone.glob(".venv/lib/python*/site-packages")
     (clone / ".venv/installed").unlink()
     (packages / "second.py").unlink()  # as a killed pip leaves it: metadata first, modules later, INSTALLER last
@@ -119,8 +124,9 @@ def test_it_installs_the_lock_mends_what_was_cut_off_and_then_does_nothing(clone
 
 @pytest.mark.parametrize(("version", "kept"), [("2.12.1", True), ("2.9.0", False)])
 def test_a_torch_that_python_has_is_kept_if_its_version_will_do(version, kept, clone):
-    wheel(clone.parent / "old", "torch", version)
+    wheel(clone.parent / "old", "torch", version, ["setuptools<82"])  # as those of 2.11 and 2.12 say
     wheel(clone.parent / "old", "first", "0.5")
+    wheel(clone.parent / "old", "setuptools", "81.0")
     venv.create(clone.parent / "base", with_pip=True)
     base = str(clone.parent / "base/bin/python")
     own = os.environ | {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
@@ -141,16 +147,18 @@ def test_a_torch_that_python_has_is_kept_if_its_version_will_do(version, kept, c
         ({"PYTHON": "/nope"}, r"PYTHON=/nope: does not run; set PYTHON=/path/to/python3, of version 3.10 or newer"),
         ({"PYTHON": "python3.9"}, r"PYTHON=.*python3.9: is Python 3.9, and 3.10 or newer is needed; .*"),
         ({"PIP_FIND_LINKS": "", "PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "1"},
-         r"the package index cannot be reached; see to the network .*; then run this again, and it goes on"),
-        ({"PIP_FIND_LINKS": ""}, r"the installation failed \(.*conflicting dependencies.*\); see .*; then run this .*"),
+         r"the package index cannot be reached; see to the network .*, then run this again, and it goes on"),
+        ({"PIP_FIND_LINKS": ""}, r"the installation failed \(.*conflicting dependencies.*\); see .*setup.log"),
+        ({"PYTHON": "makes nothing"}, r"the installation failed \(cannot do it\); see .*setup.log"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_one_line(variables, message, clone):
-    if variables.get("PYTHON") == "python3.9":
-        old = clone.parent / "python3.9"
-        old.write_text("#!/bin/sh\necho 3.9\n")
-        old.chmod(0o755)
-        variables = {"PYTHON": str(old)}
+    if variables.get("PYTHON") in ("python3.9", "makes nothing"):
+        fake = clone.parent / variables["PYTHON"]
+        said = 'case $1 in -c) echo 3.11;; *) echo "cannot do it"; exit 1;; esac' if " " in fake.name else "echo 3.9"
+        fake.write_text(f"#!/bin/sh\n{said}\n")
+        fake.chmod(0o755)
+        variables = {"PYTHON": str(fake)}
     code, _, error = run(clone, **variables)
     assert code == 2
     assert re.fullmatch(f"error: {message}\n", error)

@@ -21,8 +21,8 @@ class TrainingProgress(TrainerCallback):
             self.bar.set_postfix_str(f"loss {float(logs['loss']):.4f}", refresh=False)
 
     def on_prediction_step(self, args, state, control, **kwargs):
-        self.bar.set_postfix_str("validation", refresh=False)
-        self.bar.update(0)
+        if self.bar.postfix != "validation":
+            self.bar.set_postfix_str("validation")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         names = {"eval_loss": "validation loss", "eval_accepted": "accepted levels a round"}
@@ -34,3 +34,5 @@ class TrainingProgress(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+        if state.is_world_process_zero and state.global_step < state.max_steps:
+            print(f"stopped after epoch {state.epoch:.0f}: no better since", file=sys.stderr)

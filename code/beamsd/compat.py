@@ -61,4 +61,4 @@ def attention_of(model: PreTrainedModel) -> str | None:
 
 def is_builtin(processor: LogitsProcessor) -> bool:
     """Whether a logits processor is one of transformers' own."""
-    return type(processor).__module__.startswith("transformers.")
+    return type(processor).__module__.startswith("transformers.generation.")

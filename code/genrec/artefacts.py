@@ -68,16 +68,27 @@ def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrit
             if folder.exists():
                 logger.info(f"{folder}: removed (--overwrite)")
                 shutil.rmtree(folder)
+    if is_done(output, work, stage, arguments):
+        return True
+    note = work / NOTE
+    if note.is_file():
+        logger.info(f"{work}: resumed")
+    else:
+        write_json(note, arguments)
+    return False
+
+
+def is_done(output: Path, work: Path, stage: str, arguments: dict) -> bool:
+    """Whether `output` already holds what `stage` makes with the same arguments; changes nothing, on any process.
+
+    Raises UserError if it was made, or in `work` begun, with other arguments.
+    """
     if (output / FACTS).is_file():
         _refuse_other_arguments(output, read_facts(output, stage, stage)["arguments"], arguments)
         logger.info(f"{output}: done already, nothing to do")
         return True
-    note = work / NOTE
-    if note.is_file():
-        _refuse_other_arguments(work, read_json(note), arguments)
-        logger.info(f"{work}: resumed")
-    else:
-        write_json(note, arguments)
+    if (work / NOTE).is_file():
+        _refuse_other_arguments(work, read_json(work / NOTE), arguments)
     return False
 
 

@@ -42,14 +42,14 @@ def errors_in_one_line() -> Iterator[None]:
     _set_up_logging()
     try:
         yield
-        _leave_process_group()
+        leave_process_group()
     except UserError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _leave_process_group() -> None:
+def leave_process_group() -> None:
     """While the interpreter is whole: threads of gloo that outlive it may abort the process, its work done. Not after a
     failure, when the other processes may still wait in the group."""
     if "torch" in sys.modules:

@@ -21,6 +21,7 @@ from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.data import SUBSETS, Examples
 from specgr.names import SPECULATIVE, check_methods
+from specgr.plans import describe, methods_of, settings_of, stages_of
 from specgr.train import open_bench
 
 if TYPE_CHECKING:
@@ -48,15 +49,16 @@ def main(config: Config, flags: Flags) -> None:
     check_methods(flags.methods)
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "results" / flags.eval_mode)
     check_new(folder, flags.overwrite, "--results")
-    bench = open_bench(config)
+    names = methods_of(config, flags.methods)
+    changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
+    settings = {name: settings_of(config, name, **changes) for name in names if name in SPECULATIVE}
+    bench = open_bench(config, stages_of(config, names))
 
     import pandas as pd
 
-    from specgr.methods import choose, describe, make, settings_of
+    from specgr.methods import make
 
-    names, examples = choose(bench, flags.methods), requests_of(bench, flags.eval_mode, flags.max_eval_steps)
-    changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
-    settings = {name: settings_of(bench, name, **changes) for name in names if name in SPECULATIVE}
+    trained, examples = fingerprints(bench, names), requests_of(bench, flags.eval_mode, flags.max_eval_steps)
     rows = []
     for name in names:
         found = evaluate_method(bench, make(bench, name, settings.get(name)), examples, flags.batch_size)
@@ -68,7 +70,7 @@ def main(config: Config, flags: Flags) -> None:
     facts = make_facts(
         STAGE, asdict(flags), machine=machine(bench), data=bench.data.fingerprint,
         settings={name: asdict(one) for name, one in settings.items()},
-        trained=fingerprints(bench, names),
+        trained=trained,
     )  # fmt: skip
     with atomic_path(folder) as partial:
         partial.mkdir()
@@ -117,11 +119,10 @@ def row_of(found: "Evaluation") -> dict[str, float | None]:
 
 
 def fingerprints(bench: "Bench", names: Sequence[str]) -> dict[str, str]:
-    """Of the trainings that these methods use."""
-    from specgr.methods import stages_of
+    """Of the trainings that these methods use. Raises UserError if one is missing, or of other data."""
     from specgr.stages import open_stage
 
-    return {stage: fingerprint(open_stage(bench, stage)) for stage in stages_of(bench, tuple(names))}
+    return {stage: fingerprint(open_stage(bench, stage)) for stage in stages_of(bench.config, names)}
 
 
 def machine(bench: "Bench") -> str:

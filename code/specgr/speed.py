@@ -25,8 +25,9 @@ from genrec.files import atomic_path, check_new, write_json, write_text
 from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
+from specgr.plans import describe, settings_of, stages_of
 from specgr.run import check as check_requests
-from specgr.run import machine, requests_of
+from specgr.run import fingerprints, machine, requests_of
 from specgr.train import open_bench
 
 if TYPE_CHECKING:
@@ -64,16 +65,16 @@ def main(config: Config, flags: Flags) -> None:
     check(flags)
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "speed")
     check_new(folder, flags.overwrite, "--results")
+    names = flags.methods or tuple(name for name in (AUX, PLUS, CONSTRAINED) if name != AUX or config.embeddings)
+    changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
+    settings = {name: settings_of(config, name, **changes) for name in names if name in SPECULATIVE}
     bench = open_bench(config)
 
     import pandas as pd
 
     from specgr.evaluate import batches_of
-    from specgr.methods import describe, make, settings_of
+    from specgr.methods import make
 
-    names = flags.methods or tuple(name for name in (AUX, PLUS, CONSTRAINED) if name != AUX or bench.texts is not None)
-    changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
-    settings = {name: settings_of(bench, name, **changes) for name in names if name in SPECULATIVE}
     samples = requests_of(bench, flags.eval_mode, flags.max_eval_steps).samples()
     batches = {
         size: list(batches_of(samples, size, config.max_history, bench.seen.device)) for size in flags.batch_sizes
@@ -115,12 +116,10 @@ def check(flags: Flags) -> None:
 @contextmanager
 def trained_or_random(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[Bench, str]]:
     """The bench with the models of these methods, and words for what they are: all trained, or else all random."""
-    from specgr.methods import choose, stages_of
-
-    stages = stages_of(bench, names)
+    stages = stages_of(bench.config, names)
     absent = [stage for stage in stages if not (bench.folder(stage) / FACTS).is_file()]
     if not absent:
-        choose(bench, names)
+        fingerprints(bench, names)
         yield bench, "trained"
         return
     with TemporaryDirectory() as folder:

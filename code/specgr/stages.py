@@ -23,7 +23,7 @@ from specgr.decoding import SpecGR
 from specgr.drafters import Drafted, EncoderDrafter, item_embeddings
 from specgr.lists import Recommender
 from specgr.objectives import Objective, Stage1, Stage2, TigerObjective, UniSRecObjective
-from specgr.plans import STAGES, check_division, plan_key, plan_of
+from specgr.plans import STAGES, check_division, plan_key, plan_of, stage_folder
 from specgr.search import BeamSearch
 from specgr.tiger import Tiger, TigerSettings
 from specgr.tokens import Codes
@@ -59,7 +59,7 @@ class Bench:
         return hashlib.sha256(self.texts[self.seen].cpu().numpy().tobytes()).hexdigest()[:16]
 
     def folder(self, stage: str) -> Path:
-        return Path(self.config.output_dir) / self.config.dataset / stage
+        return stage_folder(self.config, stage)
 
     def new_tiger(self) -> Tiger:
         codes = self.data.codes

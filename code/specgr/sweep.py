@@ -16,6 +16,7 @@ from genrec.files import atomic_path, check_new, write_json, write_text
 from genrec.tables import pyplot
 from specgr.config import Config, run
 from specgr.names import CONSTRAINED, SPECULATIVE, check_methods
+from specgr.plans import methods_of, settings_of, stages_of
 from specgr.run import check, evaluate_method, fingerprints, machine, requests_of, row_of
 from specgr.train import open_bench
 
@@ -44,20 +45,20 @@ def main(config: Config, flags: Flags) -> None:
     check_methods(flags.methods, SPECULATIVE, f"; {CONSTRAINED} is always beside them")
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "sweep")
     check_new(folder, flags.overwrite, "--results")
-    bench = open_bench(config)
+    methods = [name for name in methods_of(config, flags.methods) if name in SPECULATIVE]
+    varied = {"draft_size": flags.draft_sizes, "threshold": flags.thresholds, "num_beams": flags.beams}
+    settings = {
+        (name, key, value): settings_of(config, name, **{key: value})
+        for name in methods for key, values in varied.items() for value in values
+    }  # fmt: skip
+    bench = open_bench(config, stages_of(config, (*methods, CONSTRAINED)))
 
     import pandas as pd
 
-    from specgr.methods import choose, make, settings_of
+    from specgr.methods import make
 
-    methods = [name for name in choose(bench, flags.methods) if name in SPECULATIVE]
-    choose(bench, (CONSTRAINED,))
+    trained = fingerprints(bench, (*methods, CONSTRAINED))
     examples, rows = requests_of(bench, flags.eval_mode, flags.max_eval_steps), []
-    varied = {"draft_size": flags.draft_sizes, "threshold": flags.thresholds, "num_beams": flags.beams}
-    settings = {
-        (name, key, value): settings_of(bench, name, **{key: value})
-        for name in methods for key, values in varied.items() for value in values
-    }  # fmt: skip
     for (name, key, value), one in settings.items():
         found = row_of(evaluate_method(bench, make(bench, name, one), examples, flags.batch_size))
         rows.append({"method": name, "varied": key, "value": value} | asdict(one) | found)
@@ -69,7 +70,7 @@ def main(config: Config, flags: Flags) -> None:
         write_text(partial / "sweep.csv", table.to_csv(index=False))
         draw(table, partial / "sweep.png")
         of = {"machine": machine(bench), "data": bench.data.fingerprint}
-        of["trained"] = fingerprints(bench, (*methods, CONSTRAINED))
+        of["trained"] = trained
         write_json(partial / FACTS, make_facts("specgr.sweep", asdict(flags), **of))
     print(f"written to {folder}")
 

@@ -7,14 +7,16 @@ Writes {output_dir}/{dataset}/{tiger,unisrec,stage1,stage2}. A training that was
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.cli import process_count
 from genrec.errors import UserError
 from specgr.config import Config, run
 from specgr.data import load_data, load_embeddings
-from specgr.plans import STAGES, check_division, plan_key, plan_of
+from specgr.plans import STAGES, check_division, check_trained, plan_key, plan_of
 
 if TYPE_CHECKING:
     from specgr.stages import Bench
@@ -28,8 +30,11 @@ class Flags:
     overwrite: bool = False  # what was trained, or begun, with other settings
 
 
-def open_bench(config: Config) -> "Bench":
-    """Data and device. Raises UserError if the data cannot be read."""
+def open_bench(config: Config, trained: Sequence[str] = ()) -> "Bench":
+    """Data and device. trained: stages that are to be there. Raises UserError if the data cannot be read, or these are
+    missing."""
+    if (Path(config.data_path) / config.dataset).is_dir():  # or else that is what is missing first
+        check_trained(config, trained)
     data = load_data(
         config.data_path, config.dataset, config.index, max_history=config.max_history, digits=config.digits
     )

@@ -17,7 +17,8 @@ from specgr import run, sweep
 from specgr.config import Config, read_arguments
 from specgr.data import Examples
 from specgr.drafters import item_embeddings
-from specgr.methods import AUX, NEEDS, PLUS, SPECGR_NEIGHBOURS, choose, make
+from specgr.methods import make
+from specgr.names import AUX, NEEDS, PLUS, SPECGR_NEIGHBOURS
 from specgr.stages import STAGES, load_items, load_tiger, train
 from specgr.train import open_bench
 from tiny_world import CONFIG, flags
@@ -116,7 +117,7 @@ def test_items_that_joined_the_index_after_training_are_recommended(world, train
     items = load_items(bench, "stage2")
     torch.testing.assert_close(items[150:], item_embeddings(load_tiger(bench, "stage1"), bench.codes)[150:])
     assert torch.equal(items[:150], load_file(trained / "stage2/items.safetensors")["items"])
-    for name in choose(bench, (AUX, PLUS)):
+    for name in (AUX, PLUS):
         found = make(bench, name).recommend(bench.data.test.histories[:2], 152).items
         assert torch.equal(found.sort(-1).values, torch.arange(152).expand(2, -1)), name
 

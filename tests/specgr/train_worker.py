@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+from genrec.cli import leave_process_group
 from specgr import train, training
 from specgr.config import read_arguments
 
@@ -18,6 +19,7 @@ def main() -> None:
 
         training._save = save_and_die
     train.main(*read_arguments(sys.argv[2:], train.Flags))
+    leave_process_group()
 
 
 if __name__ == "__main__":
