@@ -40,7 +40,7 @@ explain() {
     local why network='NameResolution|name resolution|NewConnection|Timeout|Max retries|unreachable|ProxyError|IncompleteRead|ConnectionReset'
     if grep -qE 'No space left|quota exceeded' "$LOG" || [ "$(df -kP "$VENV" | awk 'NR == 2 { print $4 }')" -lt 20000 ]; then
         why="the disk is full ($(df -hP "$VENV" | awk 'NR == 2 { print $4 " left on " $6 }')); make room (2 GB, with a CUDA build"
-        fail "$why of torch 7), then run this again, and it goes on"
+        fail "$why of torch 6), then run this again, and it goes on"
     elif tail -n 40 "$LOG" | grep -qE "$network"; then
         why="the package index cannot be reached; see to the network (or PIP_INDEX_URL, HTTPS_PROXY)"
         fail "$why, then run this again, and it goes on"
