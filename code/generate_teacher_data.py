@@ -56,9 +56,11 @@ def main(
     ]
     asked = [plan.samples(data, target.setting) for plan in plans]
     folders = {split: Path(output_dir) / name for split, name in FOLDERS.items()}
-    if not overwrite and all(
-        [is_done(folder, folder, STAGE, arguments | {"split": split}) for split, folder in folders.items()]
-    ):
+    done = {
+        split: not overwrite and is_done(folder, folder, STAGE, arguments | {"split": split})
+        for split, folder in folders.items()
+    }
+    if all(done.values()):
         return
 
     from atspeed.models import load_model, load_tokenizer
@@ -75,6 +77,8 @@ def main(
 
     left = []
     for (split, folder), plan, samples in zip(folders.items(), plans, asked, strict=True):
+        if done[split]:
+            continue
         manifest = Manifest(plan, target.setting, target.fingerprint, len(samples))
         with state.main_process_first():
             if already_done(folder, folder, STAGE, arguments | {"split": split}, overwrite):

@@ -48,14 +48,17 @@ explain() {
         fail "$base cannot make environments; install its venv (Debian and Ubuntu: apt install python$found-venv)"
     fi
     why=$({ grep -iE -m 1 'error' "$LOG" || tail -n 1 "$LOG"; } | cut -c1-300)
-    fail "the installation failed (${why:-pip was killed}); see $LOG"
+    fail "the installation failed ($why); see $LOG"
 }
 
-: > "$LOG"
 # The last that pip writes of a package is a RECORD that names INSTALLER; one that was cut off before, it takes for whole.
-for info in "$VENV"/lib/python*/site-packages/*.dist-info; do
-    [ ! -d "$info" ] || grep -qs 'INSTALLER' "$info/RECORD" || rm -r "$info"
-done
+# Only where an earlier run has been at work: what else is in a .venv is not ours.
+if [ -s "$LOG" ]; then
+    for info in "$VENV"/lib/python*/site-packages/*.dist-info; do
+        [ ! -d "$info" ] || grep -qs 'INSTALLER' "$info/RECORD" || rm -r "$info"
+    done
+fi
+echo "setup, $(date '+%F %T')" > "$LOG"
 if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     echo "setup: making .venv with Python $found"
     "$base" -m venv "$VENV" >> "$LOG" 2>&1 || explain

@@ -164,6 +164,16 @@ def test_what_cannot_be_done_is_said_in_one_line(variables, message, clone):
     assert re.fullmatch(f"error: {message}\n", error)
 
 
+def test_what_is_in_a_venv_of_ones_own_stays_there(clone):
+    venv.create(clone / ".venv", with_pip=True)
+    (packages,) = clone.glob(".venv/lib/python*/site-packages")
+    (packages / "mine-1.0.dist-info").mkdir()  # by hand, so that it has no RECORD
+    (packages / "mine-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    assert run(clone)[0] == 0
+    assert (packages / "mine-1.0.dist-info/METADATA").exists()
+    assert installed(clone, "first") == ("1.0", True)
+
+
 def test_an_interruption_is_said_in_one_line(clone):
     process = start(clone)
     while not (clone / ".venv/setup.log").exists() and process.poll() is None:
