@@ -18,11 +18,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from atspeed.shapes import check_dtype
-from genrec.artefacts import FACTS, already_done, make_facts, read_facts
+from genrec.artefacts import already_done, make_facts, read_facts, write_facts
 from genrec.catalogue import Catalogue
 from genrec.cli import run
 from genrec.errors import UserError
-from genrec.files import sha256, write_json
+from genrec.files import sha256
 from genrec.rqvae_settings import Settings
 from genrec.sources import Source, open_source
 from genrec.splits import seen_items
@@ -109,8 +109,8 @@ def main(
     shown = write_reports(output, report, catalogue, source, fitted)
     catalogue.save(index)
     facts = make_facts(STAGE, arguments, catalogue=catalogue.fingerprint, report=asdict(report))
-    write_json(output / FACTS, facts)
     shutil.rmtree(output / "training", ignore_errors=True)
+    write_facts(output, facts)
     others = [path.name for path in sorted(index.parent.glob(f"{dataset}.*.json")) if path != index]
     print("\n".join(shown))
     print(f"written to {index}" + (f"; pass it with --index, as {', '.join(others)} lies beside it" if others else ""))

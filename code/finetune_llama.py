@@ -6,7 +6,6 @@
 Writes a checkpoint that stands on its own: merged weights, tokenizer with the item tokens, identifiers, facts.
 """
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from atspeed.objectives import make_objective
 from atspeed.precision import check_mixed_precision, check_precision, check_quantised
 from atspeed.schedule import Schedule
 from atspeed.shapes import check_dtype, check_model_path
-from genrec.artefacts import already_done, is_done, make_facts
+from genrec.artefacts import already_done, clear, is_done, make_facts
 from genrec.cli import process_count, run
 from genrec.dataset import load_dataset, take
 
@@ -74,7 +73,7 @@ def main(
     )
     check_model_path(base_model)
     work = output.with_name(output.name + ".work")
-    if not overwrite and is_done(output, work, STAGE, arguments):
+    if is_done(output, work, STAGE, arguments, overwrite):
         return
 
     from accelerate.utils import set_seed
@@ -116,7 +115,7 @@ def main(
             model, trained = merge_lora(model, trained, base), None
         facts = make_facts(STAGE, arguments, setting=asdict(Setting.of(data, max_history, cutoff)), results=results)
         save_checkpoint(output, model, tokenizer, data, facts, trained)
-        shutil.rmtree(work)
+        clear(work)
         print(f"{output}: eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
 
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from atspeed.checkpoints import open_checkpoint
 from atspeed.shapes import check_dtype
 from atspeed.teacher_data import STAGE, Manifest, Plan
-from genrec.artefacts import FACTS, already_done, is_done, make_facts
+from genrec.artefacts import already_done, is_done, make_facts, write_facts
 from genrec.cli import run
 from genrec.dataset import Sample, load_dataset
 from genrec.errors import UserError
-from genrec.files import write_json
 from genrec.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def main(
     asked = [plan.samples(data, target.setting) for plan in plans]
     folders = {split: Path(output_dir) / name for split, name in FOLDERS.items()}
     done = {
-        split: not overwrite and is_done(folder, folder, STAGE, arguments | {"split": split})
+        split: is_done(folder, folder, STAGE, arguments | {"split": split}, overwrite)
         for split, folder in folders.items()
     }
     if all(done.values()):
@@ -95,7 +94,7 @@ def main(
         state.wait_for_everyone()
         if state.is_main_process:
             contents = finish(folder, manifest)
-            write_json(folder / FACTS, make_facts(STAGE, arguments | {"split": split}, **contents))
+            write_facts(folder, make_facts(STAGE, arguments | {"split": split}, **contents))
             written.append(f"{folder}: {len(samples)} prompts, {beam_size} beams each")
     bar.close()
     print("\n".join(written), end="\n" if written else "")

@@ -7,7 +7,9 @@
 Without a draft, gamma 0 (tree attention alone) is compared with `generate`. --stop_list FILE: items, one number a line
 as in the identifier index, that stand in no list; histories may hold them, and as labels they count as missed.
 Items that joined the index after training (`build_index.sh --extend`) are recommended like any other.
-Writes results.csv, results.md, results.png and the recommended items of every user, recommendations.jsonl.
+Writes results.csv, results.md, results.png and the recommended items of every user, recommendations.jsonl, into a
+folder of --output_dir that is named by K, draft width, gamma, batch, precision, split and users. Results of other
+settings stay; the same settings are not measured twice, and a run that was interrupted goes on where it was.
 """
 
 import platform
@@ -16,14 +18,14 @@ from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.methods import BASELINE, check_widths, make_methods
-from atspeed.report import SHORT, recommendations, save_report, summarise, verdict
+from atspeed.report import SHORT, recommendations, results_name, save_report, summarise, verdict
 from atspeed.shapes import check_dtype
-from genrec.artefacts import FACTS, make_facts
+from genrec.artefacts import already_done, clear, is_done, make_facts, write_facts
 from genrec.catalogue import read_stop_list
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
-from genrec.files import write_json, write_text
+from genrec.files import atomic_path, sha256, write_text
 from genrec.tables import to_markdown
 
 STAGE = "inference"
@@ -46,9 +48,9 @@ def main(
     warmup: int = 3,
     dtype: str = "float32",
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
-    weights, output = check_dtype(dtype), Path(output_dir)
+    weights = check_dtype(dtype)
     check_widths(run_beam_sizes, draft_beam_size if draft_model else None, gamma)
     if batch_size < 1:
         raise UserError(f"--batch_size {batch_size}: must be at least 1")
@@ -56,29 +58,51 @@ def main(
     stopped = read_stop_list(Path(stop_list), data.catalogue) if stop_list else set()
     served = data.catalogue.without(stopped)
     checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data, grown=True)
-    if draft_model:
-        open_checkpoint(draft_model, "train", "train", data, grown=True)
+    draft = open_checkpoint(draft_model, "train", "train", data, grown=True) if draft_model else None
     samples = take(data.samples(split, max_history=checkpoint.setting.max_history), max_users, seed)
+    made_of = {
+        "dataset": dataset, "target": checkpoint.fingerprint, "draft": draft and draft.fingerprint,
+        "served": served.fingerprint, "split": split, "users": sha256(repr(samples).encode())[:16],
+        "run_beam_sizes": list(run_beam_sizes), "draft_beam_size": draft and draft_beam_size, "gamma": draft and gamma,
+        "batch_size": batch_size, "dtype": dtype,
+    }  # fmt: skip
+    output = Path(output_dir) / results_name(
+        run_beam_sizes, f"N{draft_beam_size}_gamma{gamma}" if draft else "", batch_size, dtype, split,
+        f"{max_users}users-seed{seed}" if max_users else "", f"stop-{served.fingerprint[:8]}" if stopped else "",
+    )  # fmt: skip
+    work = output.with_name(output.name + ".work")
+    if is_done(output, work, STAGE, made_of, overwrite):
+        return
 
     import torch
-    from accelerate.utils import gather_object
 
     from atspeed.evaluate import Bench
+    from atspeed.journal import Journal
     from atspeed.models import load_model, load_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_prompts
 
     state = this_process()
+    journal = Journal(work, state.process_index)
+    with state.main_process_first():
+        if already_done(output, work, STAGE, made_of, overwrite):
+            return
+        if state.is_main_process:
+            journal.mend()
+        done = {(record.width, record.request) for record in journal.read()}
+    state.wait_for_everyone()
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
     models = [path and load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
     items = served.token_ids(tokenizer).to(state.device)
     bench = Bench(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))
     mine = range(state.process_index, len(samples), state.num_processes)
-    records = gather_object(bench.run(prompts, mine, run_beam_sizes, batch_size=batch_size, warmup=warmup))
+    bench.run(prompts, mine, run_beam_sizes, batch_size=batch_size, warmup=warmup, done=done, keep=journal.keep)
+    state.wait_for_everyone()
     if not state.is_main_process:
         return
 
+    records = journal.read()
     tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
     table = summarise(records, samples, served.items_of, tokens)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
@@ -88,11 +112,13 @@ def main(
         + (f"{len(stopped)} items stopped, " if stopped else "")
         + machine
     )
-    save_report(output, table, headline)
-    made_of = {"target": checkpoint.fingerprint, "served": served.fingerprint}
-    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, **made_of))
     widest = [r for r in records if (r.method, r.width) == (BASELINE, max(run_beam_sizes))]
-    write_text(output / "recommendations.jsonl", recommendations(widest, samples, served.items_of, tokens))
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        save_report(folder, table, headline)
+        write_text(folder / "recommendations.jsonl", recommendations(widest, samples, served.items_of, tokens))
+        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
+    clear(work)
     print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{verdict(records, bench.exact)}\nwritten to {output}")
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import duckdb
 
-from genrec.artefacts import FACTS, make_facts, read_facts
+from genrec.artefacts import FACTS, make_facts, read_facts, write_facts
 from genrec.cli import run
 from genrec.errors import UserError
-from genrec.files import atomic_path, file_sha256, write_json
+from genrec.files import atomic_path, check_ours, check_output, file_sha256
 from genrec.process import Processed, Settings, moment, occurring, process
 from genrec.raw import FORMATS, find_files, inspect
 from genrec.records import Reading, read_records
@@ -76,7 +76,7 @@ def main(
             STAGE, arguments, counts=funnel, cuts=[cut / 1e6 for cut in processed.cuts],
             splits={name: asdict(of) for name, of in counts.items()}, duckdb=duckdb.__version__,
         )  # fmt: skip
-        write_json(partial / FACTS, facts)
+        write_facts(partial, facts)
     print("\n" + "\n".join(f"{value:>14,}  {name}" for name, value in funnel.items()))
     print(f"\nvalidation from {moment(processed.cuts[0])}, test from {moment(processed.cuts[1])}\n")
     print(f"{split_table(counts)}\n\nwritten to {folder}")
@@ -105,6 +105,7 @@ def _funnel(reading: Reading, processed: Processed) -> dict[str, int]:
 
 def _done(folder: Path, files: list[Path], arguments: dict, overwrite: bool) -> bool:
     """Whether `folder` holds this already. Raises UserError if it holds anything else that would be lost."""
+    check_output(folder)
     if not folder.exists():
         return False
     if not (folder / FACTS).is_file():
@@ -114,12 +115,13 @@ def _done(folder: Path, files: list[Path], arguments: dict, overwrite: bool) -> 
     if inside:
         raise UserError(f"--input {inside[0]}: lies in {folder}, which is written as a whole; move it elsewhere")
     if overwrite:
+        check_ours(folder)
         return False
     for name, value in _plain(arguments).items():
         if made.get(name) != value:
             raise UserError(
                 f"{folder}: was made with --{name} {made.get(name)}, not {value}; choose another DATASET, or pass "
-                "--overwrite, which also removes what was added to the folder, such as identifiers"
+                "--overwrite"
             )
     logger.info(f"{folder}: done already, nothing to do")
     return True

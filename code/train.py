@@ -7,7 +7,6 @@
 """
 
 import logging
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from atspeed.precision import check_mixed_precision, check_precision
 from atspeed.schedule import Schedule, check_selection
 from atspeed.shapes import check_dtype, check_model_path
 from atspeed.teacher_data import TeacherData
-from genrec.artefacts import already_done, is_done, make_facts
+from genrec.artefacts import already_done, clear, is_done, make_facts
 from genrec.cli import process_count, run
 from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
@@ -88,7 +87,7 @@ def main(
     taught = _open_teacher_data(train_data, valid_data, data, target, objective, shares)
     check_model_path(base_model)
     work = output.with_name(output.name + ".work")
-    if not overwrite and is_done(output, work, STAGE, arguments):
+    if is_done(output, work, STAGE, arguments, overwrite):
         return
 
     from accelerate.utils import set_seed
@@ -125,7 +124,7 @@ def main(
     if state.is_main_process:
         facts = make_facts(STAGE, arguments, setting=asdict(target.setting), results=results)
         save_checkpoint(output, model, tokenizer, data, facts, trained)
-        shutil.rmtree(work)
+        clear(work)
         said = ", ".join(f"{name} {value:.4f}" for name, value in results.items() if name.startswith("eval_"))
         print(f"{output}: {model_class}, {said} after {results['best_epoch']:.0f} of {results['epochs']:.0f} epochs")
 

@@ -34,6 +34,7 @@ launch() {
         start=("$PYTHON" -m torch.distributed.run "${main[@]}" --nproc_per_node "$NUM_PROCESSES")
     fi
     mkdir -p "$LOG_DIR"
+    export LOG_FILE=$LOG_DIR/$stage.log   # where a traceback goes
     export TENSORBOARD_LOGGING_DIR=${TENSORBOARD_LOGGING_DIR:-$LOG_DIR/tensorboard/$stage}
     printf '\n== %s  %s\n' "$(date '+%F %T')" "$(printf '%q ' "${start[@]}" "${program[@]}" "$@")" >> "$LOG_DIR/$stage.log"
     "${start[@]}" "${program[@]}" "$@" 2>&1 | tee -a "$LOG_DIR/$stage.log"

@@ -15,7 +15,7 @@ Quick start: the four stages on a toy catalogue (996 items, 2,000 users), with m
   2/4  let it answer every prompt with its 20 best items: the teacher data        15
   3/4  train the draft on these answers                                           35
   4/4  decode all 289 test users in three ways, and check that the lists are equal 95
-About four minutes in all. Interrupted and started again, it goes on where it was (4/4 begins again). Logs: $LOG_DIR
+About four minutes in all. Interrupted and started again, it goes on where it was. Logs: $LOG_DIR
 
 END
 [ -d "$TARGET" ] || "$PYTHON" code/init_model.py --output "$TARGET" --shape tiny
@@ -47,6 +47,6 @@ are dear. See it: the same target in the shape of LLaMA-160M, with the same draf
   OUTPUT_DIR=$OUTPUT_DIR TARGET_MODEL=$HERE/target-160m METHODS="generate,gamma 0,speculative,auto" \\
       run_beam_sizes=1,5,10 BATCH_SIZES=1 REQUESTS=5 bash script/benchmark.sh
 
-The plot: $HERE/results/draft-AtSpeedSModel/results.png. Next: your own model and data (README.md, "The four
+The plot: $HERE/results/draft-AtSpeedSModel/*/results.png. Next: your own model and data (README.md, "The four
 stages"); all six ways to train a draft, compared (bash script/reproduce.sh); the decoder in your own code ("BeamSD").
 END

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, fingerprint, read_facts
+from genrec.artefacts import fingerprint, read_facts, write_facts
 from genrec.catalogue import Catalogue
 from genrec.dataset import Dataset
 from genrec.errors import UserError
-from genrec.files import atomic_path, write_json
+from genrec.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +74,7 @@ def save_checkpoint(
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
         dataset.catalogue.save(partial / CATALOGUE)
-        write_json(partial / FACTS, facts)
+        write_facts(partial, facts)
 
 
 def open_checkpoint(path: str, stage: str, script: str, dataset: Dataset, grown: bool = False) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,23 +54,30 @@ class Bench:
 
     def run(
         self, prompts: Sequence[Sequence[int]], requests: Sequence[int], widths: Sequence[int], *, batch_size: int,
-        warmup: int,
+        warmup: int, done: Set[tuple[int, int]] = frozenset(),
+        keep: Callable[[list[Record]], object] = lambda records: None,
     ) -> list[Record]:  # fmt: skip
         """Decode `requests` (indices of `prompts`) at every K, all methods interleaved, after `warmup` batches.
 
+        done: what is left out, as (K, request). keep: is given the records of every batch as soon as they are there.
         Raises RuntimeError if, in float32, lists differ by more than rounding, or an item is not in the catalogue.
         """
-        batches = [requests[i : i + batch_size] for i in range(0, len(requests), batch_size)]
+        left = {width: [i for i in requests if (width, i) not in done] for width in widths}
         records = []
-        bar = progress_bar(len(widths) * len(requests), "inference", "request")
-        for width in widths:
+        bar = progress_bar(sum(map(len, left.values())), "inference", "request")
+        for width, mine in left.items():
+            batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+            if not batches:
+                continue
             for batch in batches[:warmup]:
                 self._decode([prompts[i] for i in batch], width, turn=0)
             for method in self.methods.values():
                 for turn in range(method.warmup):
                     self._timed(method, [prompts[i] for i in batches[turn % len(batches)]], width)
             for turn, batch in enumerate(batches):
-                records += self._batch([prompts[i] for i in batch], batch, width, turn)
+                measured = list(self._batch([prompts[i] for i in batch], batch, width, turn))
+                keep(measured)
+                records += measured
                 bar.update(len(batch))
         bar.close()
         return records

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from atspeed.models import load_config, load_model
 from atspeed.shapes import SHAPES, Shape
-from genrec.artefacts import FACTS, fingerprint, read_facts
+from genrec.artefacts import fingerprint, read_facts, write_facts
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
 from genrec.progress import progress_bar
@@ -173,7 +173,7 @@ def save_grown(path: Path, growth: Growth, dtype: torch.dtype, seed: int, step: 
         growth.large.dtype = dtype
         growth.large.save_pretrained(partial)
         weights = _save_weights(partial, growth, dtype, seed)
-        write_json(partial / FACTS, {**growth.facts, "grown": [*growth.facts.get("grown", []), step]})
+        write_facts(partial, {**growth.facts, "grown": [*growth.facts.get("grown", []), step]})
     return weights
 
 

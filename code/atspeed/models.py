@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from atspeed.processes import this_process
 from atspeed.prompts import PROMPT
 from atspeed.shapes import Shape, check_shape, no_model
+from genrec.artefacts import make_facts, write_facts
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
@@ -97,6 +98,7 @@ def init_model(path: Path, shape: Shape, seed: int) -> int:
         )
         model = LlamaForCausalLM(config)
         model.save_pretrained(partial)
+        write_facts(partial, make_facts("init_model", {"seed": seed, **vars(shape)}))
     return model.num_parameters()
 
 

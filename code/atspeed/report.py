@@ -108,6 +108,17 @@ def verdict(records: Sequence[Record], exact: bool) -> str:
     return f"{same} of {len(lists)} lists identical for all methods; {ties} differ by a tie in float32"
 
 
+def results_name(
+    widths: Sequence[int], draft: str, batch_size: int, dtype: str, split: str, users: str, stop: str
+) -> str:
+    """The name of a folder of results: what tells them from others of the same models.
+
+    draft: of width and gamma, users and stop: of a choice of users and of a stop list; each empty where there is none.
+    """
+    parts = [f"K{'-'.join(map(str, widths))}", draft, f"batch{batch_size}", dtype, split, users, stop]
+    return "_".join(part for part in parts if part)
+
+
 def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:
     """Write results.csv, results.md (what matters first, then the time split and all cutoffs) and results.png."""
     write_text(folder / "results.csv", table.to_csv(index=False))

@@ -1,21 +1,28 @@
 """What a stage leaves behind carries its facts, and the next stage reads them: nothing is typed twice."""
 
+import fcntl
 import importlib.metadata
 import logging
 import platform
-import shutil
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import TextIO
 
 from genrec.cli import is_main_process
 from genrec.errors import UserError
-from genrec.files import read_json, sha256, write_json
+from genrec.files import FACTS, LOCK, check_ours, check_output, contents, read_json, sha256, write_json
 
 logger = logging.getLogger(__name__)
 
-FACTS = "facts.json"
 NOTE = "arguments.json"  # of what is begun
+# What stages write before they have ended, as patterns of `fnmatch`, in which * also stands for /.
+UNFINISHED = (
+    NOTE, "checkpoint-*", "shard-*", ".shard-*", "records-*", "training/*", "embeddings.*", "parts/*", "extended-*",
+    ".*.partial-*",
+)  # fmt: skip
+_held: dict[Path, TextIO] = {}  # locks by folder, for as long as this process works there
 
 
 def make_facts(stage: str, arguments: dict, **more: object) -> dict:
@@ -53,49 +60,109 @@ def read_facts(folder: Path, stage: str | tuple[str, ...], script: str) -> dict:
 
 def fingerprint(facts: dict) -> str:
     """Identifies an artefact: the facts hold the seed, the arguments and the results that it was made with."""
-    return sha256(repr(sorted(facts.items())).encode())[:16]
+    return sha256(repr(sorted(item for item in facts.items() if item[0] != "files")).encode())[:16]
+
+
+def write_facts(folder: Path, facts: dict) -> None:
+    """Write the facts of a folder that is complete but for them; they list its files, see `genrec.files.check_ours`."""
+    write_json(folder / FACTS, {**facts, "files": [name for name in contents(folder) if name not in (FACTS, NOTE)]})
+    _unlock(folder)
 
 
 def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bool) -> bool:
     """Whether `output` already holds what `stage` makes with the same arguments.
 
-    If not, `work` is ready: what was begun there with the same arguments is resumed, and with `overwrite` both are
-    cleared first. To be called on the main process first.
-    Raises UserError if either was made, or begun, with other arguments.
+    If not, `work` is ready, and no other run of this machine's may work there: what was begun there with the same
+    arguments is resumed, and with `overwrite` both are cleared first. To be called on the main process first.
+    Raises UserError if either was made, or begun, with other arguments, or holds what this project did not write.
     """
-    if overwrite and is_main_process():
-        for folder in (output, work):
-            if folder.exists():
-                logger.info(f"{folder}: removed (--overwrite)")
-                shutil.rmtree(folder)
-    if is_done(output, work, stage, arguments):
+    if is_done(output, work, stage, arguments, overwrite):
         return True
+    if not is_main_process():
+        return False
+    work.mkdir(parents=True, exist_ok=True)
+    _lock(work)
+    if overwrite:
+        for folder in {output, work}:
+            if contents(folder):
+                logger.info(f"{folder}: removed (--overwrite)")
+                clear(folder)
     note = work / NOTE
     if note.is_file():
         logger.info(f"{work}: resumed")
     else:
+        work.mkdir(parents=True, exist_ok=True)
+        _lock(work)
         write_json(note, arguments)
     return False
 
 
-def is_done(output: Path, work: Path, stage: str, arguments: dict) -> bool:
+def is_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bool = False) -> bool:
     """Whether `output` already holds what `stage` makes with the same arguments; changes nothing, on any process.
 
-    Raises UserError if it was made, or in `work` begun, with other arguments.
+    With `overwrite` it is never done. Raises UserError if it was made, or in `work` begun, with other arguments; if
+    either holds what this project did not write, where it would be in the way; or if `output` cannot be written.
     """
-    if (output / FACTS).is_file():
-        _refuse_other_arguments(output, read_facts(output, stage, stage)["arguments"], arguments)
+    for folder in {output, work}:
+        check_output(folder)
+    if not overwrite and (output / FACTS).is_file():
+        _refuse_other_arguments(output, read_facts(output, stage, stage), arguments)
         logger.info(f"{output}: done already, nothing to do")
         return True
-    if (work / NOTE).is_file():
-        _refuse_other_arguments(work, read_json(work / NOTE), arguments)
+    for folder in {output, work}:
+        begun = folder == work and (work / NOTE).is_file()
+        if folder.is_dir() and (overwrite or not begun):
+            check_ours(folder, UNFINISHED)
+    if not overwrite and (work / NOTE).is_file():
+        _refuse_other_arguments(work, {"arguments": read_json(work / NOTE)}, arguments)
     return False
 
 
-def _refuse_other_arguments(folder: Path, made: dict, arguments: dict) -> None:
+def clear(folder: Path) -> None:
+    """Remove what stages have written into a folder, finished or not, and then the folder if it is empty."""
+    facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    ours = {FACTS, *(facts.get("files", []) if isinstance(facts, dict) else [])}
+    for name in contents(folder):
+        if name in ours or any(fnmatch(name, pattern) for pattern in UNFINISHED):
+            (folder / name).unlink()
+    _unlock(folder)
+    for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(below.iterdir()):
+            below.rmdir()
+    if any(folder.iterdir()):
+        logger.info(f"{folder}: left, as it holds {contents(folder)[0]}")
+    else:
+        folder.rmdir()
+
+
+def _lock(work: Path) -> None:
+    """Keep other runs out of a folder until this process clears it or ends, however it ends."""
+    if work.resolve() in _held:
+        return
+    file = (work / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"{work}: another run is at work there; wait for it, or choose another OUTPUT_DIR") from error
+    except OSError:  # a file system that knows no locks
+        pass
+    _held[work.resolve()] = file
+
+
+def _unlock(work: Path) -> None:
+    (work / LOCK).unlink(missing_ok=True)
+    if work.resolve() in _held:
+        _held.pop(work.resolve()).close()
+
+
+def _refuse_other_arguments(folder: Path, facts: dict, arguments: dict) -> None:
+    made = facts.get("arguments")
+    if not isinstance(made, dict):
+        raise UserError(f"{folder}: does not say what it was made with, perhaps damaged; remove it and start again")
     for name in sorted({*made, *arguments}):
         if made.get(name) != arguments.get(name):
             raise UserError(
-                f"{folder}: was made with --{name} {made.get(name)}, not {arguments.get(name)}; choose another "
-                "OUTPUT_DIR, or pass --overwrite"
+                f"{folder}: was made with --{name} {made.get(name)}, not {arguments.get(name)}; choose another name "
+                "for the output, or pass --overwrite"
             )

@@ -7,16 +7,24 @@ import inspect
 import logging
 import os
 import re
+import signal
 import sys
+import threading
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
 
 import fire
 
 from genrec.errors import UserError
 
+LONGEST = 300  # characters of an unexpected exception that a line shows
+_AGAIN = "run the same command again to go on: what was finished is kept"
 _FLAG = re.compile(r"--|-[a-zA-Z]|-$")  # what fire does not take for a value
 
 
@@ -38,15 +46,64 @@ def run(main: Callable[..., None]) -> None:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """A stage's log on the terminal; a user's mistake ends in one line and exit code 2."""
+    """A stage's log on the terminal; whatever ends it early is one line there.
+
+    A user's mistake and what the file system refuses end with exit code 2, Ctrl-C with 130, SIGTERM with 143. The
+    traceback of any other exception goes to the log file, which the line names, and the exit code is 1.
+    """
     _set_up_logging()
+    _end_in_order_on_sigterm()
     try:
         yield
         leave_process_group()
     except UserError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error), 2)
+    except KeyboardInterrupt:
+        _end(f"interrupted; {_AGAIN}", 130)
+    except _Terminated:
+        _end(f"terminated by SIGTERM; {_AGAIN}", 143)
+    except OSError as error:
+        _keep_traceback()
+        name = f"{error.filename}: " if error.filename else ""
+        _end(f"{name}{error.strerror or error}", 2)
+    except RecursionError:
+        _end(f"a file or value is nested too deep to be read; the traceback is in {_keep_traceback()}", 2)
+    except Exception as error:  # whatever it is: one line here, all of it in the log
+        said = " ".join(str(error).split())
+        said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+        _end(f"{type(error).__name__}: {said}; the traceback is in {_keep_traceback()}", 1)
+
+
+class _Terminated(BaseException):
+    """SIGTERM has arrived; files half-written are removed on the way out."""
+
+
+def _end_in_order_on_sigterm() -> None:
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _keep_traceback() -> str:
+    """Append the traceback of the exception at hand to the log file; its name, or the terminal if it takes none."""
+    default = Path(os.environ.get("LOG_DIR", "log")) / f"{Path(sys.argv[0]).stem}.log"
+    path = Path(os.environ.get("LOG_FILE", default))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now():%F %T} {' '.join(sys.argv)}\n{traceback.format_exc()}")
+    except OSError:
+        traceback.print_exc()
+        return "the lines above"
+    return str(path)
 
 
 def leave_process_group() -> None:

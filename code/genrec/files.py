@@ -1,37 +1,118 @@
 """Files that are whole or not there, and errors that name them."""
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from genrec.errors import UserError
+
+FACTS = "facts.json"  # of a finished folder: what made it, and which files it holds
+LOCK = ".lock"  # of a run that is at work in a folder
+_HOST = platform.node().replace("-", "_")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path to write a file or folder to; it becomes `path` if the block ends well, else it is removed.
 
-    The temporary name holds the process id, so two processes never write into one another; what a killed process left
-    behind under another id is not touched, and never read.
+    A folder only takes the place of one that this project wrote, see `check_ours`. The temporary name holds host and
+    process id, so two processes never write into one another. What a killed process of this machine left behind is
+    removed; it is never read.
+
+    Raises UserError, which says where the finished folder is kept, if `path` has come to hold anything else meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    _clear_partials(path)
+    partial = path.with_name(f".{path.name}.partial-{_HOST}-{os.getpid()}")
     try:
         yield partial
         assert partial.exists(), f"nothing was written to {partial}"
         _let_read(partial)
-        if path.is_dir():
-            shutil.rmtree(path)
-        partial.replace(path)
-    finally:
         if partial.is_dir():
-            shutil.rmtree(partial)
+            _replace_folder(partial, path)
         else:
-            partial.unlink(missing_ok=True)
+            partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def _replace_folder(partial: Path, path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            check_ours(path)
+            shutil.rmtree(path)
+        partial.rename(path)
+    except (OSError, UserError) as error:
+        kept = partial.with_name(f"{path.name}.new-{os.getpid()}")
+        partial.rename(kept)
+        raise UserError(f"{error}; what was made is kept in {kept}") from error
+
+
+def _clear_partials(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.partial-{glob.escape(_HOST)}-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdecimal() and not _is_running(int(process)):
+            _remove(left)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # of another user
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def contents(folder: Path) -> list[str]:
+    """The files in a folder and below it, by their paths in it, in order; but not the lock of a run at work there."""
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(name for name in (path.relative_to(folder).as_posix() for path in files) if name != LOCK)
+
+
+def check_ours(folder: Path, unfinished: tuple[str, ...] = ()) -> None:
+    """Raises UserError if a folder holds a file that this project did not write there, as its facts list them.
+
+    unfinished: patterns, as of `fnmatch`, of what a run that has not ended writes there.
+    """
+    found = contents(folder)
+    listed = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    ours = {FACTS, *(listed.get("files", []) if isinstance(listed, dict) else [])}
+    foreign = [name for name in found if name not in ours and not any(fnmatch(name, one) for one in unfinished)]
+    if foreign:
+        others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(
+            f"{folder}: holds {foreign[0]}{others}, which this stage did not write and will not remove; move it, or "
+            "choose another folder"
+        )
+
+
+def check_output(path: Path) -> None:
+    """Raises UserError if a folder cannot be written at `path`: it is a file, or nothing can be written beside it."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, and a folder is to be written there; choose another output")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with TemporaryDirectory(prefix=".writable-", dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror} in {parent}); choose another output") from error
 
 
 def _let_read(path: Path) -> None:
@@ -44,9 +125,15 @@ def _let_read(path: Path) -> None:
 
 
 def check_new(path: Path, overwrite: bool, flag: str = "--output") -> None:
-    """Raises UserError if `path`, which `flag` chooses, is there, unless it may be overwritten."""
-    if path.exists() and not overwrite:
+    """Raises UserError if `path`, which `flag` chooses, is there, unless it may be overwritten; or if it cannot be.
+
+    A folder may be overwritten if this project wrote all of it.
+    """
+    empty = path.is_dir() and not contents(path)
+    if path.exists() and not overwrite and not empty:
         raise UserError(f"{path}: is there already; choose another {flag}, or pass --overwrite")
+    if path.is_dir():
+        check_ours(path)
 
 
 def write_text(path: Path, text: str) -> None:

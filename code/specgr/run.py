@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, fingerprint, make_facts
+from genrec.artefacts import fingerprint, make_facts, write_facts
 from genrec.errors import UserError
-from genrec.files import atomic_path, check_new, write_json, write_text
+from genrec.files import atomic_path, check_new, write_text
 from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.data import SUBSETS, Examples
@@ -76,7 +76,7 @@ def main(config: Config, flags: Flags) -> None:
         partial.mkdir()
         write_text(partial / "results.csv", table.to_csv(index=False))
         write_text(partial / "results.md", f"{headline}\n\n{to_markdown(table)}")
-        write_json(partial / FACTS, facts)
+        write_facts(partial, facts)
     print(f"\n{headline}\n\n{to_markdown(table)}\nwritten to {folder}")
 
 

@@ -19,9 +19,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, make_facts
+from genrec.artefacts import FACTS, make_facts, write_facts
 from genrec.errors import UserError
-from genrec.files import atomic_path, check_new, write_json, write_text
+from genrec.files import atomic_path, check_new, write_text
 from genrec.tables import to_markdown
 from specgr.config import Config, run
 from specgr.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
@@ -95,7 +95,7 @@ def main(config: Config, flags: Flags) -> None:
         write_text(partial / "results.md", f"{headline}\n\n{to_markdown(table)}")
         used = {"weights": weights, "settings": {name: asdict(one) for name, one in settings.items()}}
         of = {"machine": machine(bench), "data": bench.data.fingerprint}
-        write_json(partial / FACTS, make_facts("specgr.speed", asdict(flags), **of, **used))
+        write_facts(partial, make_facts("specgr.speed", asdict(flags), **of, **used))
     print(f"\n{headline}\n\n{to_markdown(table)}\nwritten to {folder}")
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genrec.artefacts import FACTS, NOTE, already_done, fingerprint, make_facts, read_facts
+from genrec.artefacts import FACTS, NOTE, already_done, clear, fingerprint, make_facts, read_facts, write_facts
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_json, write_json
+from genrec.files import atomic_path, read_json
 from specgr.beams import Prefixes
 from specgr.config import Config, Plan, flat
 from specgr.data import Data
@@ -135,8 +134,8 @@ def _train(bench: Bench, stage: Stage, overwrite: bool) -> None:
                 "best_step": state.best_step,
                 "history": state.history,
             }
-            write_json(partial / FACTS, make_facts(stage.name, arguments, results=results))
-        shutil.rmtree(work)
+            write_facts(partial, make_facts(stage.name, arguments, results=results))
+        clear(work)
         logger.info(f"{output}: validation NDCG@{config.validation.k} {state.best:.4f} at step {state.best_step}")
     accelerator.wait_for_everyone()
 

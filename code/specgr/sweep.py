@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, make_facts
-from genrec.files import atomic_path, check_new, write_json, write_text
+from genrec.artefacts import make_facts, write_facts
+from genrec.files import atomic_path, check_new, write_text
 from genrec.tables import pyplot
 from specgr.config import Config, run
 from specgr.names import CONSTRAINED, SPECULATIVE, check_methods
@@ -71,7 +71,7 @@ def main(config: Config, flags: Flags) -> None:
         draw(table, partial / "sweep.png")
         of = {"machine": machine(bench), "data": bench.data.fingerprint}
         of["trained"] = trained
-        write_json(partial / FACTS, make_facts("specgr.sweep", asdict(flags), **of))
+        write_facts(partial, make_facts("specgr.sweep", asdict(flags), **of))
     print(f"written to {folder}")
 
 

@@ -21,6 +21,8 @@ from genrec.catalogue import Catalogue
 from genrec.files import read_json
 from genrec.toy import make_toy
 
+RESULTS = "output/toy/results/draft-AtSpeedSModel/K1-5_N12_gamma3_batch16_float32_test"
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -46,7 +48,7 @@ def succeed_python(stage, *flags):
 
 def test_the_pipeline_ends_with_a_checked_table(world):
     folder, logs = world
-    results = folder / "output" / "toy" / "results" / "draft-AtSpeedSModel"
+    results = folder / RESULTS
     assert {path.name for path in results.iterdir()} == {
         "results.csv", "results.md", "results.png", "recommendations.jsonl", "facts.json",
     }  # fmt: skip
@@ -100,7 +102,7 @@ def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(worl
     for processes in ("1", "2"):
         succeed("quality", folder, "--beam_size", "5", BASELINES="popularity", NUM_PROCESSES=processes)
         ours = pd.read_csv(quality / "quality.csv", index_col="method")
-        stage4 = pd.read_csv(folder / "output/toy/results/draft-AtSpeedSModel/results.csv")
+        stage4 = pd.read_csv(folder / RESULTS / "results.csv")
         stage4 = stage4[(stage4["method"] == "gamma 0") & (stage4["K"] == 5)].iloc[0]
         for name in ("Recall@1", "Recall@5", "NDCG@5"):
             assert ours.loc["target", name] == pytest.approx(stage4[name]), name
@@ -111,7 +113,7 @@ def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(worl
 def test_a_stopped_item_is_never_recommended_and_needs_no_training(world, tmp_path):
     """What is recommended first, and one of two items that share an identifier."""
     folder, _ = world
-    before = recommended(folder / "output/toy/results/draft-AtSpeedSModel")
+    before = recommended(folder / RESULTS)
     sharing = [items for items in Catalogue.load(folder / "data/toy/toy.index.json").items_of.values() if items[1:]]
     stopped = {*(items[0] for items in before.values()), *(items[0] for items in sharing)}
     (tmp_path / "stopped.txt").write_text("".join(f"{item}\n" for item in sorted(stopped)))
@@ -128,7 +130,7 @@ def test_an_item_that_joined_the_catalogue_is_recommended_without_training(world
     """It shares the identifier of what is recommended first; an old item whose identifier changed is refused."""
     folder, _ = world
     identifiers = Catalogue.load(folder / "data/toy/toy.index.json").identifiers
-    before = recommended(folder / "output/toy/results/draft-AtSpeedSModel")
+    before = recommended(folder / RESULTS)
     first, new = next(iter(before.values()))[0], max(identifiers) + 1
     Catalogue(identifiers | {new: identifiers[first]}).save(tmp_path / "grown.json")
     Catalogue(identifiers | {first: identifiers[first - 1]}).save(tmp_path / "changed.json")
@@ -143,8 +145,44 @@ def test_an_item_that_joined_the_catalogue_is_recommended_without_training(world
     assert "with other identifier index" in output
 
 
+def test_results_are_kept_by_what_made_them(world, tmp_path):
+    """Other settings have a folder of their own, and the same are not measured again."""
+    folder, _ = world
+    flags = ("--max_users", "4", "--output_dir", str(tmp_path / "results"))
+    for variables, name in (
+        ({}, "K1-5_N12_gamma3_batch16_float32_test_4users-seed0"),
+        ({"DRAFT_MODEL": "", "run_beam_sizes": "5"}, "K5_batch16_float32_test_4users-seed0"),
+    ):
+        succeed("inference", folder, *flags, **variables)
+        assert (tmp_path / "results" / name / "results.csv").is_file()
+    first = tmp_path / "results/K1-5_N12_gamma3_batch16_float32_test_4users-seed0"
+    before = (first / "results.csv").read_bytes()
+    assert "done already" in succeed("inference", folder, *flags)
+    assert (first / "results.csv").read_bytes() == before
+    assert not [path for path in (tmp_path / "results").iterdir() if path.name.endswith(".work")]
+
+
+def test_an_interrupted_stage_4_goes_on_where_it_was(world, tmp_path):
+    """Also behind a line that was cut off."""
+    folder, _ = world
+    flags = ("--max_users", "4", "--output_dir", str(tmp_path / "results"))
+    succeed("inference", folder, *flags)
+    (whole,) = (tmp_path / "results").iterdir()
+    expected = recommended(whole)
+    shutil.rmtree(whole)
+    work = whole.with_name(f"{whole.name}.work")
+    kill("inference", folder, lambda: any(f.stat().st_size for f in work.glob("records-*")), *flags)
+    (records,) = work.glob("records-*")
+    kept = records.read_text().splitlines()[0]
+    records.write_text(f'{kept}\n[{{"request": 3, "meth')
+    assert "resumed" in succeed("inference", folder, *flags)
+    assert recommended(whole) == expected
+    assert not work.exists()
+
+
 def recommended(folder):
-    lines = (folder / "recommendations.jsonl").read_text().splitlines()
+    (lists,) = folder.rglob("recommendations.jsonl")
+    lines = lists.read_text().splitlines()
     return {line["user"]: line["items"] for line in map(json.loads, lines)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from genrec.artefacts import write_facts
 from genrec.errors import UserError
 from genrec.files import atomic_path, read_bytes
 
@@ -151,14 +152,50 @@ def test_a_stage_leaves_its_process_group(tmp_path):
     assert done.stdout == "False\n"
 
 
+ENDS = """
+import os, signal, sys
+from pathlib import Path
+from genrec.cli import errors_in_one_line
+from genrec.files import atomic_path
+with errors_in_one_line(), atomic_path(Path("result")) as partial:
+    partial.write_text("half")
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "line", "logged"),
+    [
+        ("raise ValueError('two\\nlines')", 1, "error: ValueError: two lines; the traceback is in ", True),
+        ("open('/nowhere/at/all')", 2, "error: /nowhere/at/all: No such file or directory", True),
+        ("Path('a' * 300).read_text()", 2, f"error: {'a' * 300}: File name too long", True),
+        ("import json; json.loads('[' * 100_000)", 2, "error: a file or value is nested too deep", True),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "error: interrupted; run the same command again", False),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "error: terminated by SIGTERM; run the same command", False),
+    ],
+)
+def test_whatever_ends_a_stage_is_one_line_and_the_log_has_the_rest(tmp_path, statement, code, line, logged):
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "LOG_FILE": str(tmp_path / "log/stage.log")}
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS.format(statement)], cwd=tmp_path, env=environment, text=True, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+    assert done.stderr.startswith(line)
+    assert (tmp_path / "log/stage.log").is_file() == logged
+    assert not logged or "Traceback" in (tmp_path / "log/stage.log").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["log"] * logged
+
+
 def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):
     folder = tmp_path / "deep" / "artefact"
     for name in ("old", "new"):
         with atomic_path(folder) as partial:
             partial.mkdir()
             (partial / name).write_text(name)
+            write_facts(partial, {})
             assert not (folder / name).exists()
-    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert {path.name for path in folder.iterdir()} == {"new", "facts.json"}
     assert list(folder.parent.iterdir()) == [folder]
 
 
