@@ -124,7 +124,13 @@ def _lists(result: Result, drafted: bool) -> Lists:
 
 
 def _generate(target: PreTrainedModel, items: Tensor) -> Callable[[Tensor, Tensor, int, Clock], Lists]:
-    """Beam search of transformers, constrained by `prefix_allowed_tokens_fn` over a dictionary of prefixes."""
+    """Beam search of transformers, constrained by `prefix_allowed_tokens_fn` over a dictionary of prefixes.
+
+    What the checkpoint asks of `generate` (a repetition penalty, words that are suppressed, …) is left out: in
+    transformers 5 it fills every field that a call leaves open.
+    """
+    from copy import copy
+
     import torch
     from transformers import GenerationConfig
 
@@ -134,14 +140,15 @@ def _generate(target: PreTrainedModel, items: Tensor) -> Callable[[Tensor, Tenso
         for depth in range(length):
             children.setdefault(tuple(sequence[:depth]), set()).add(sequence[depth])
     allowed = {prefix: sorted(tokens) for prefix, tokens in children.items()}
+    plain = copy(target)  # the same weights; the caller's model keeps its own generation_config
+    plain.generation_config = GenerationConfig()
     anything = allowed[()][:1]  # after an illegal prefix, which `generate` keeps at a score of -inf to fill its list
 
     def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> Lists:
         prompt = ids.shape[1]
-        output = target.generate(
+        output = plain.generate(
             input_ids=ids,
             attention_mask=mask,
-            # Everything is said here, so that nothing leaks in from the checkpoint's generation_config.
             generation_config=GenerationConfig(
                 num_beams=width, num_return_sequences=width, max_new_tokens=length, do_sample=False,
                 length_penalty=1.0, early_stopping=False, pad_token_id=0, return_dict_in_generate=True,
