@@ -105,7 +105,8 @@ def _funnel(reading: Reading, processed: Processed) -> dict[str, int]:
 
 def _done(folder: Path, files: list[Path], arguments: dict, overwrite: bool) -> bool:
     """Whether `folder` holds this already. Raises UserError if it holds anything else that would be lost."""
-    check_output(folder)
+    if overwrite or not folder.exists():
+        check_output(folder)
     if not folder.exists():
         return False
     if not (folder / FACTS).is_file():

@@ -6,13 +6,12 @@ import logging
 import platform
 import sys
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TextIO
 
 from genrec.cli import is_main_process
 from genrec.errors import UserError
-from genrec.files import FACTS, LOCK, check_ours, check_output, contents, read_json, sha256, write_json
+from genrec.files import FACTS, LOCK, check_ours, check_output, contents, read_json, sha256, write_json, written
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +86,12 @@ def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrit
             if contents(folder):
                 logger.info(f"{folder}: removed (--overwrite)")
                 clear(folder)
-    note = work / NOTE
-    if note.is_file():
-        logger.info(f"{work}: resumed")
-    else:
         work.mkdir(parents=True, exist_ok=True)
         _lock(work)
-        write_json(note, arguments)
+    if (work / NOTE).is_file():
+        logger.info(f"{work}: resumed")
+    else:
+        write_json(work / NOTE, arguments)
     return False
 
 
@@ -103,13 +101,12 @@ def is_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bo
     With `overwrite` it is never done. Raises UserError if it was made, or in `work` begun, with other arguments; if
     either holds what this project did not write, where it would be in the way; or if `output` cannot be written.
     """
-    for folder in {output, work}:
-        check_output(folder)
     if not overwrite and (output / FACTS).is_file():
         _refuse_other_arguments(output, read_facts(output, stage, stage), arguments)
         logger.info(f"{output}: done already, nothing to do")
         return True
     for folder in {output, work}:
+        check_output(folder)
         begun = folder == work and (work / NOTE).is_file()
         if folder.is_dir() and (overwrite or not begun):
             check_ours(folder, UNFINISHED)
@@ -120,11 +117,8 @@ def is_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bo
 
 def clear(folder: Path) -> None:
     """Remove what stages have written into a folder, finished or not, and then the folder if it is empty."""
-    facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
-    ours = {FACTS, *(facts.get("files", []) if isinstance(facts, dict) else [])}
-    for name in contents(folder):
-        if name in ours or any(fnmatch(name, pattern) for pattern in UNFINISHED):
-            (folder / name).unlink()
+    for name in written(folder, UNFINISHED):
+        (folder / name).unlink()
     _unlock(folder)
     for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
         if not any(below.iterdir()):

@@ -58,20 +58,20 @@ def errors_in_one_line() -> Iterator[None]:
         leave_process_group()
     except UserError as error:
         _end(str(error), 2)
-    except KeyboardInterrupt:
-        _end(f"interrupted; {_AGAIN}", 130)
-    except _Terminated:
-        _end(f"terminated by SIGTERM; {_AGAIN}", 143)
+    except (KeyboardInterrupt, _Terminated) as error:
+        said, code = ("terminated", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
+        if not is_main_process():  # one of several says it
+            sys.exit(code)
+        _end(f"{said}; {_AGAIN}", code)
     except OSError as error:
-        _keep_traceback()
         name = f"{error.filename}: " if error.filename else ""
-        _end(f"{name}{error.strerror or error}", 2)
+        _end(f"{name}{error.strerror or error}; {_keep_traceback()}", 2)
     except RecursionError:
-        _end(f"a file or value is nested too deep to be read; the traceback is in {_keep_traceback()}", 2)
+        _end(f"a file or value is nested too deep to be read; {_keep_traceback()}", 2)
     except Exception as error:  # whatever it is: one line here, all of it in the log
         said = " ".join(str(error).split())
         said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
-        _end(f"{type(error).__name__}: {said}; the traceback is in {_keep_traceback()}", 1)
+        _end(f"{type(error).__name__}: {said}; {_keep_traceback()}", 1)
 
 
 class _Terminated(BaseException):
@@ -93,17 +93,16 @@ def _end(line: str, code: int) -> NoReturn:
 
 
 def _keep_traceback() -> str:
-    """Append the traceback of the exception at hand to the log file; its name, or the terminal if it takes none."""
+    """Append the traceback of the exception at hand to the log file, and say where it is."""
     default = Path(os.environ.get("LOG_DIR", "log")) / f"{Path(sys.argv[0]).stem}.log"
     path = Path(os.environ.get("LOG_FILE", default))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%F %T} {' '.join(sys.argv)}\n{traceback.format_exc()}")
-    except OSError:
-        traceback.print_exc()
-        return "the lines above"
-    return str(path)
+    except OSError:  # as on a disk that is full
+        return f"the traceback could not be written to {path}, which LOG_FILE changes"
+    return f"the traceback is in {path}"
 
 
 def leave_process_group() -> None:

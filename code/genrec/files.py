@@ -86,15 +86,20 @@ def contents(folder: Path) -> list[str]:
     return sorted(name for name in (path.relative_to(folder).as_posix() for path in files) if name != LOCK)
 
 
+def written(folder: Path, unfinished: tuple[str, ...] = ()) -> set[str]:
+    """Those of the `contents` that this project wrote: what the facts list, and what matches one of the patterns."""
+    facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    listed = {FACTS, *(facts.get("files", []) if isinstance(facts, dict) else [])}
+    return {name for name in contents(folder) if name in listed or any(fnmatch(name, one) for one in unfinished)}
+
+
 def check_ours(folder: Path, unfinished: tuple[str, ...] = ()) -> None:
     """Raises UserError if a folder holds a file that this project did not write there, as its facts list them.
 
     unfinished: patterns, as of `fnmatch`, of what a run that has not ended writes there.
     """
-    found = contents(folder)
-    listed = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
-    ours = {FACTS, *(listed.get("files", []) if isinstance(listed, dict) else [])}
-    foreign = [name for name in found if name not in ours and not any(fnmatch(name, one) for one in unfinished)]
+    ours = written(folder, unfinished)
+    foreign = [name for name in contents(folder) if name not in ours]
     if foreign:
         others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(

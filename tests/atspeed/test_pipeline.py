@@ -163,7 +163,7 @@ def test_results_are_kept_by_what_made_them(world, tmp_path):
 
 
 def test_an_interrupted_stage_4_goes_on_where_it_was(world, tmp_path):
-    """Also behind a line that was cut off."""
+    """Also behind a line that was cut off: the batch that was kept, marked here by its time, is not decoded again."""
     folder, _ = world
     flags = ("--max_users", "4", "--output_dir", str(tmp_path / "results"))
     succeed("inference", folder, *flags)
@@ -173,10 +173,14 @@ def test_an_interrupted_stage_4_goes_on_where_it_was(world, tmp_path):
     work = whole.with_name(f"{whole.name}.work")
     kill("inference", folder, lambda: any(f.stat().st_size for f in work.glob("records-*")), *flags)
     (records,) = work.glob("records-*")
-    kept = records.read_text().splitlines()[0]
-    records.write_text(f'{kept}\n[{{"request": 3, "meth')
+    kept = [record | {"seconds": 1e4} for record in json.loads(records.read_text().splitlines()[0])]
+    records.write_text(f'{json.dumps(kept)}\n[{{"request": 3, "meth')
     assert "resumed" in succeed("inference", folder, *flags)
     assert recommended(whole) == expected
+    table = pd.read_csv(whole / "results.csv").set_index("K")
+    assert (table.loc[1, "ms"] == 1e7).all()
+    assert (table.loc[5, "ms"] < 1e7).all()
+    assert (table["users"] == 4).all()
     assert not work.exists()
 
 

@@ -1,5 +1,6 @@
 """What a stage writes takes the place of nothing that this project did not write."""
 
+import errno
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from conftest import ROOT
+from genrec import files
 from genrec.artefacts import NOTE, UNFINISHED, already_done, clear, is_done, make_facts, write_facts
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, check_ours, check_output
@@ -48,6 +50,18 @@ def test_overwriting_keeps_out_of_a_finished_folder_that_holds_other_files_too(t
     with pytest.raises(UserError, match=r"notes\.txt, which"):
         check_new(tmp_path / "output", overwrite=True)
     assert (tmp_path / "output/model/weights").is_file()
+
+
+def test_what_is_done_is_said_of_a_folder_that_cannot_be_written_too(tmp_path, monkeypatch):
+    finished(tmp_path / "output")
+
+    def full(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files, "TemporaryDirectory", full)
+    assert is_done(tmp_path / "output", tmp_path / "work", "stage", ARGUMENTS)
+    with pytest.raises(UserError, match="cannot be written"):
+        is_done(tmp_path / "output", tmp_path / "work", "stage", ARGUMENTS, overwrite=True)
 
 
 def test_what_is_ours_is_overwritten_and_an_empty_folder_is_used(tmp_path):

@@ -171,7 +171,7 @@ with errors_in_one_line(), atomic_path(Path("result")) as partial:
         ("Path('a' * 300).read_text()", 2, f"error: {'a' * 300}: File name too long", True),
         ("import json; json.loads('[' * 100_000)", 2, "error: a file or value is nested too deep", True),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, "error: interrupted; run the same command again", False),
-        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "error: terminated by SIGTERM; run the same command", False),
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143, "error: terminated; run the same command", False),
     ],
 )
 def test_whatever_ends_a_stage_is_one_line_and_the_log_has_the_rest(tmp_path, statement, code, line, logged):
@@ -185,6 +185,14 @@ def test_whatever_ends_a_stage_is_one_line_and_the_log_has_the_rest(tmp_path, st
     assert (tmp_path / "log/stage.log").is_file() == logged
     assert not logged or "Traceback" in (tmp_path / "log/stage.log").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["log"] * logged
+
+
+def test_a_log_file_that_cannot_be_written_leaves_one_line_too(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "LOG_FILE": "/dev/full"}
+    command = [sys.executable, "-c", ENDS.format("raise ValueError('it')")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False)
+    said = "error: ValueError: it; the traceback could not be written to /dev/full, which LOG_FILE changes\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):
