@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -315,12 +317,15 @@ def kill(stage, folder, begun, *flags, **variables):
     """Start the stage's script, and end all its processes by kill -9 once `begun()`."""
     process = subprocess.Popen(
         ["bash", ROOT / "script" / f"{stage}.sh", *flags], env=environment(folder, **variables), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
+        stderr=subprocess.STDOUT,
     )  # fmt: skip
     while not begun():
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, 9)
+    started = psutil.Process(process.pid)
+    for one in (started, *started.children(recursive=True)):  # torchrun gives its workers sessions of their own
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
     process.communicate()
 
 
