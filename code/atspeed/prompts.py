@@ -37,14 +37,10 @@ class Encoded:
 def encode_samples(
     tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int
 ) -> Encoded:
-    """Prompts and identifiers of `samples`. Raises UserError if a prompt with one item exceeds `cutoff`."""
-    ids = catalogue.token_ids(tokenizer)
-    row = {item: i for i, item in enumerate(sorted(catalogue.identifiers))}
-    return Encoded(
-        encode_prompts(tokenizer, catalogue, samples, cutoff),
-        ids[[row[sample.labels[0]] for sample in samples]],
-        tokenizer.eos_token_id,
-    )
+    """Prompts and identifiers of `samples`. Raises UserError as `encode_prompts` does."""
+    identifiers = _identifiers(tokenizer, catalogue)
+    items = torch.tensor([identifiers[sample.labels[0]] for sample in samples])
+    return Encoded(_prompts(tokenizer, catalogue, identifiers, samples, cutoff), items, tokenizer.eos_token_id)
 
 
 def encode_prompts(
@@ -53,24 +49,56 @@ def encode_prompts(
     """Token ids of every sample's prompt. Prompt, identifier and EOS fit into `cutoff` tokens: where they would not,
     the oldest items of the history are left out.
 
-    Raises UserError if not even one item fits.
+    The items of a history are the ids of their identifiers' tokens, whatever the tokenizer would make of them as text.
+    tokenizer: to it, the catalogue's tokens were added (`add_tokens`).
+    Raises UserError if not even one item fits, or a token of the catalogue is also a part of the prompt's text.
     """
-    most = cutoff - catalogue.levels - 1
-    text = {item: "".join(tokens) for item, tokens in catalogue.identifiers.items()}
+    return _prompts(tokenizer, catalogue, _identifiers(tokenizer, catalogue), samples, cutoff)
 
-    def encode(histories: list[tuple[int, ...]]) -> list[list[int]]:
-        filled = [PROMPT.format(items=", ".join(text[item] for item in history)) for history in histories]
-        return tokenizer(filled)["input_ids"] if filled else []
 
-    prompts = encode([sample.history for sample in samples])
-    for i, sample in enumerate(samples):
-        history = sample.history
-        while len(prompts[i]) > most:
-            history = history[1:]
-            if not history:
-                raise UserError(f"--cutoff {cutoff}: a prompt with one item does not fit; pass a larger one")
-            prompts[i] = encode([history])[0]
+def _identifiers(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> dict[int, list[int]]:
+    """item -> the token ids of its identifier."""
+    return dict(zip(sorted(catalogue.identifiers), catalogue.token_ids(tokenizer).tolist(), strict=True))
+
+
+def _prompts(
+    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, identifiers: dict[int, list[int]],
+    samples: Sequence[Sample], cutoff: int,
+) -> list[list[int]]:  # fmt: skip
+    before, between, after = _text(tokenizer, catalogue)
+    left = cutoff - len(before) - len(after) - catalogue.levels - 1
+    most = (left + len(between)) // (catalogue.levels + len(between))
+    if most < 1:
+        raise UserError(f"--cutoff {cutoff}: a prompt with one item does not fit; pass a larger one")
+    prompts = []
+    for sample in samples:
+        history = [identifiers[item] for item in sample.history[-most:]]
+        separators = [between] * (len(history) - 1) + [after]
+        prompts.append(sum((item + text for item, text in zip(history, separators, strict=True)), before))
     return prompts
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> tuple[list[int], list[int], list[int]]:
+    """The prompt's text as token ids: up to the items, between two of them, and behind them.
+
+    It is read with one token in the place of each item, so that spaces beside items are what they are in a whole text.
+    """
+    token = catalogue.tokens[0]
+    ids = tokenizer(PROMPT.format(items=f"{token}, {token}"))["input_ids"]
+    of_items = set(tokenizer.convert_tokens_to_ids(catalogue.tokens))
+    places = [place for place, one in enumerate(ids) if one in of_items]
+    known = tokenizer.convert_ids_to_tokens([ids[place] for place in places])
+    if also := [one for one in known if one != token] or known[2:]:
+        raise UserError(
+            f"identifier token {also[0]!r} is also a part of the prompt's text; give it another name in the index"
+        )
+    if len(places) < 2:
+        raise UserError(f"the tokenizer does not read identifier token {token!r} as one; give it another name")
+    first, second = places
+    after = ids[second + 1 :]
+    if after[-1] == tokenizer.eos_token_id:  # some end every text so; here the response is yet to come
+        del after[-1]
+    return ids[:first], ids[first + 1 : second], after
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

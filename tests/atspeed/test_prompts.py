@@ -1,16 +1,26 @@
-"""Prompts with a real SentencePiece tokenizer."""
+"""Prompts with real SentencePiece and byte-level BPE tokenizers."""
+
+import random
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from atspeed.models import init_model
-from atspeed.prompts import PROMPT, encode_samples, left_pad
+from atspeed.models import init_model, write_tokenizer
+from atspeed.prompts import PROMPT, encode_prompts, encode_samples, left_pad
 from atspeed.shapes import SHAPES
 from genrec.catalogue import Catalogue
 from genrec.dataset import Sample
 from genrec.errors import UserError
+from genrec.files import read_json, write_json
 
 CATALOGUE = Catalogue({i: (f"<a_{i // 4}>", f"<b_{i % 4}>") for i in range(16)})
+TOKENIZERS = {
+    "llama": {},
+    "llama, legacy": {"legacy": True},
+    "llama, ends in EOS": {"add_eos_token": True},
+    "BPE": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +30,58 @@ def tokenizer(tmp_path_factory):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(CATALOGUE.tokens)
     return tokenizer
+
+
+@pytest.fixture
+def any_tokenizer(request, tmp_path):
+    """LLaMA's class with other settings, or GPT-2's kind, trained on the prompt's text."""
+    settings = TOKENIZERS[request.param]
+    if settings is None:
+        bpe = ByteLevelBPETokenizer()
+        bpe.train_from_iterator([PROMPT.format(items="10, 346, 718")], vocab_size=400, show_progress=False)
+        return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
+    write_tokenizer(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    write_json(config, read_json(config) | settings)
+    return AutoTokenizer.from_pretrained(tmp_path)
+
+
+each_tokenizer = pytest.mark.parametrize("any_tokenizer", TOKENIZERS, indirect=True)
+
+
+@each_tokenizer
+@pytest.mark.parametrize("form", ["<{}_{}>", "<|{}{}|>"])
+def test_a_prompt_is_what_the_tokenizer_makes_of_its_text(any_tokenizer, form):
+    catalogue = Catalogue({i: tuple(form.format("abcd"[d], i // 2**d % 4) for d in range(4)) for i in range(32)})
+    any_tokenizer.add_tokens(catalogue.tokens)
+    samples = [Sample(0, tuple(range(n, n + n)), (0,)) for n in (1, 2, 9)]
+    text = [PROMPT.format(items=", ".join("".join(catalogue.identifiers[i]) for i in s.history)) for s in samples]
+    whole = [ids[:-1] if ids[-1] == any_tokenizer.eos_token_id else ids for ids in any_tokenizer(text)["input_ids"]]
+    assert encode_prompts(any_tokenizer, catalogue, samples, 512) == whole
+
+
+@each_tokenizer
+def test_identifiers_that_run_into_one_another_come_back_as_they_are(any_tokenizer):
+    """As text, 10 346 718 774 is also 103 467 187 74. Some are in the vocabulary of BPE."""
+    draw = random.Random(0)
+    catalogue = Catalogue(
+        {item: tuple(str(draw.randrange(256) + 256 * level) for level in range(4)) for item in range(300)}
+    )
+    any_tokenizer.add_tokens(catalogue.tokens)
+    samples = [Sample(0, tuple(draw.randrange(300) for _ in range(5)), (0,)) for _ in range(20)]
+    numbers = set(catalogue.tokens)
+    for sample, prompt in zip(samples, encode_prompts(any_tokenizer, catalogue, samples, 512), strict=True):
+        read = [token for token in any_tokenizer.convert_ids_to_tokens(prompt) if token in numbers]
+        assert read == [token for item in sample.history for token in catalogue.identifiers[item]]
+        assert any_tokenizer.eos_token_id not in prompt
+
+
+@each_tokenizer
+def test_an_identifier_token_that_the_prompt_itself_holds_is_refused(any_tokenizer):
+    catalogue = Catalogue({0: ("<a_1>", "user"), 1: ("<a_1>", "<b_1>")})
+    any_tokenizer.add_tokens(catalogue.tokens)
+    with pytest.raises(UserError, match="identifier token 'user' is also a part of the prompt's text"):
+        encode_prompts(any_tokenizer, catalogue, [Sample(0, (1,), (0,))], 512)
 
 
 def test_the_prompt_is_the_papers_and_the_response_is_identifier_and_eos(tokenizer):
