@@ -1,4 +1,4 @@
-"""Write docs/api.md from the docstrings of beamsd: python docs/make_api.py"""
+"""Write docs/api.md from the docstrings of beamsd, and of BeamSD's names in atspeed: python docs/make_api.py"""
 
 import ast
 import dataclasses
@@ -7,13 +7,22 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "code"))
 
 import beamsd  # noqa: E402, found by the line above
+from atspeed import beamsd as as_released  # noqa: E402
+from atspeed import beamsd4timing, beamsd_replace  # noqa: E402
 
 HEAD = "# API of beamsd\n\nWritten by `docs/make_api.py` from the docstrings; edit those.\n"
+# What BeamSD's users import: its notebook and README run as they stand.
+RELEASED = {
+    as_released: ("beam_search_by_SD", "beam_search_by_TreeAttn", "BeamSDOutput"),
+    beamsd4timing: ("beam_search_by_SD_4timing", "Timer"),
+    beamsd_replace: ("replace_beam_search_with_TreeAttn",),
+}
 
 
 def signature(thing: object) -> str:
@@ -49,9 +58,9 @@ def indented(text: str) -> str:
     return text.replace("\n", "\n  ").replace("  \n", "\n")
 
 
-def section(name: str) -> str:
-    thing = getattr(beamsd, name)
-    title = f"## {name}\n"
+def section(name: str, module: ModuleType = beamsd) -> str:
+    thing = getattr(module, name)
+    title = f"## {name}\n" if module is beamsd else f"### {name}\n"
     if inspect.isclass(thing):
         made = f"```python\n{name}{signature(thing)}\n```\n" if not dataclasses.is_dataclass(thing) else ""
         parts = [title, made, inspect.getdoc(thing), "\n".join(fields(thing)), "\n".join(methods(thing))]
@@ -61,7 +70,11 @@ def section(name: str) -> str:
 
 
 def api() -> str:
-    return "\n".join([HEAD, *map(section, beamsd.__all__)])
+    parts = [HEAD, *map(section, beamsd.__all__)]
+    for module, names in RELEASED.items():
+        parts += [f"## from {module.__name__} import …\n\n{inspect.getdoc(module)}\n"]
+        parts += [section(name, module) for name in names]
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -332,17 +332,11 @@ def test_replaced_beam_search_is_the_same_and_nothing_else_is_replaced(mode):
 
 
 def test_the_functions_of_beamsd_take_their_sizes_from_the_generation_configs():
-    """The README of BeamSD, line by line."""
-    from atspeed.beamsd import beam_search_by_SD as by_sd
-    from atspeed.beamsd import beam_search_by_TreeAttn as by_tree_attention
-    from atspeed.beamsd4timing import beam_search_by_SD_4timing as timed
-
-    assert (by_sd, by_tree_attention, timed) == (beam_search_by_SD, beam_search_by_TreeAttn, beam_search_by_SD_4timing)
     target_model = tiny_llama(1, 2)
     draft_model = noisy_copy(target_model, 0.05)
     ids, mask = random_prompts(2, 6)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    by_tree = by_tree_attention(target_model, inputs, max_new_tokens=7, beam_size=5)
+    by_tree = beam_search_by_TreeAttn(target_model, inputs, max_new_tokens=7, beam_size=5)
     one = target_model.generate(**inputs, max_new_tokens=7, num_beams=5)
     assert torch.equal(by_tree.sequences, one)
 
@@ -354,17 +348,17 @@ def test_the_functions_of_beamsd_take_their_sizes_from_the_generation_configs():
     expected = target_model.generate(**inputs)
     drafted = []
     draft_model.lm_head.register_forward_hook(lambda _, args, out: drafted.append(out.shape))
-    outputs = by_sd(target_model, draft_model, inputs)
+    outputs = beam_search_by_SD(target_model, draft_model, inputs)
     assert torch.equal(outputs.sequences, expected)
     assert outputs.seconds is None
     assert max(shape[1] for shape in drafted) == draft_beam_size
     assert (outputs.accepted <= gamma).all()
     assert len(drafted) <= 1 + gamma * outputs.accepted.shape[1] + 3, "and three of the first look at the model"
-    outputs = timed(target_model, draft_model, inputs)
+    outputs = beam_search_by_SD_4timing(target_model, draft_model, inputs)
     assert torch.equal(outputs.sequences, expected)
     assert set(outputs.seconds) == {"draft", "target", "verify"}
     assert min(outputs.seconds.values()) > 0
-    alone = by_sd(target_model, draft_model, ids[1:, 2:], clock=(clock := Clock()), gamma=1)
+    alone = beam_search_by_SD(target_model, draft_model, ids[1:, 2:], clock=(clock := Clock()), gamma=1)
     assert alone.accepted.max() <= 1
     assert set(clock.seconds()) == {"draft", "target", "verify"}
 
