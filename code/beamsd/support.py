@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 import transformers
 from torch import Tensor
 
 from beamsd.compat import CACHE_NAMES, DynamicLayer, attention_of, cache_argument, cache_layers, takes
+from beamsd.known import Known, form
 from beamsd.reader import Reader
 from beamsd.tree import Tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_checked: WeakKeyDictionary[PreTrainedModel, object] = WeakKeyDictionary()
+_reads_trees: Known[None] = Known(form)
 
 
 def check_model(model: PreTrainedModel, tokens: int = 0) -> None:
@@ -47,14 +47,12 @@ def check_model(model: PreTrainedModel, tokens: int = 0) -> None:
             f"{name} uses sliding-window attention over {min(windows)} tokens, fewer than the {tokens} of prompt and "
             "answer; a token tree needs them all in the window"
         )
-    attention = attention_of(model)
-    if _checked.get(model) != attention or model not in _checked:
-        _probe(model, name, attention)
-        _checked[model] = attention
+    _reads_trees(model, _probe)
 
 
 @torch.inference_mode()
-def _probe(model: PreTrainedModel, name: str, attention: str | None) -> None:
+def _probe(model: PreTrainedModel) -> None:
+    name, attention = type(model).__name__, attention_of(model)
     ids = torch.arange(1, 6, device=model.device) % model.config.get_text_config().vocab_size
     try:
         tree = Tree.trunk(ids[None, :2], torch.ones_like(ids[None, :2]), capacity=6)
