@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Times every way to decode, lists checked to be equal first. Writes $OUTPUT_DIR/$DATASET/benchmark.
-#   DATASET=beauty run_beam_sizes=1,5,20 BATCH_SIZES=1,8 bash script/benchmark.sh [--flag value …]
+#   DATASET=beauty RUN_BEAM_SIZES=1,5,20 BATCH_SIZES=1,8 bash script/benchmark.sh [--flag value …]
 #   TARGET_MODEL= DRAFT_MODEL= SHAPE=llama-160m bash script/benchmark.sh      # random weights of a shape, no checkpoint
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -12,7 +12,7 @@ DRAFT_MODEL=${DRAFT_MODEL-$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME}   # empty: DRA
 SHAPE=${SHAPE:-}
 DRAFT_SHAPE=${DRAFT_SHAPE:-}
 METHODS=${METHODS:-}                            # empty: all (captured ones on a GPU only)
-run_beam_sizes=${run_beam_sizes:-1,3,5,10,20}   # K
+RUN_BEAM_SIZES=${RUN_BEAM_SIZES:-1,3,5,10,20}   # K
 BATCH_SIZES=${BATCH_SIZES:-1,8}                 # requests decoded at once
 DTYPES=${DTYPES:-float32}                       # of float32, bfloat16, float16
 GAMMA=${GAMMA:-3}                               # levels that a draft model drafts a round
@@ -23,5 +23,5 @@ SEED=${SEED:-0}
 NUM_PROCESSES=1 launch benchmark \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
     --shape "$SHAPE" --draft_shape "$DRAFT_SHAPE" --output_dir "$OUTPUT_DIR/$DATASET/benchmark" \
-    --methods "$METHODS" --run_beam_sizes "$run_beam_sizes" --batch_sizes "$BATCH_SIZES" --dtypes "$DTYPES" \
+    --methods "$METHODS" --run_beam_sizes "$RUN_BEAM_SIZES" --batch_sizes "$BATCH_SIZES" --dtypes "$DTYPES" \
     --gamma "$GAMMA" --share_prefix "$SHARE_PREFIX" --requests "$REQUESTS" --seed "$SEED" "$@"

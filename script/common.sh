@@ -2,6 +2,18 @@
 # A stage runs on all GPUs through accelerate; where there is no GPU, on the CPU, in NUM_PROCESSES processes.
 # On several machines: the same command on each, MACHINE_RANK apart, and OUTPUT_DIR, LOG_DIR on a disk that all share.
 
+fail() { echo "error: $1" >&2; exit 2; }
+# renamed OLD NEW: a variable's older name is read too.
+renamed() {
+    [ -n "${!1:-}" ] || return 0
+    [ -z "${!2:-}" ] || [ "${!2}" = "${!1}" ] || fail "$1=${!1} and $2=${!2} are one variable; set $2 alone"
+    export "$2=${!1}"
+    unset "$1"
+}
+for old in run_beam_sizes r_original r_student constrained_loss constrained_softmax train_data valid_data; do
+    renamed "$old" "$(tr a-z A-Z <<< "$old")"   # as the release has them
+done
+
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3

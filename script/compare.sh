@@ -7,7 +7,7 @@ source "$(dirname "$0")/common.sh"
 DATASET=${DATASET:-toy}
 TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
 DRAFT_MODELS=${DRAFT_MODELS:-$OUTPUT_DIR/$DATASET/draft-SFTModel,$OUTPUT_DIR/$DATASET/draft-AtSpeedSModel}
-run_beam_sizes=${run_beam_sizes:-1,3,5,10,20}   # K
+RUN_BEAM_SIZES=${RUN_BEAM_SIZES:-1,3,5,10,20}   # K
 DRAFT_BEAM_SIZE=${DRAFT_BEAM_SIZE:-40}          # N, beams drafted a level
 GAMMA=${GAMMA:-3}                               # levels drafted a round
 DTYPE=${DTYPE:-float32}
@@ -15,5 +15,5 @@ SEED=${SEED:-0}
 
 NUM_PROCESSES=1 launch compare \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_models "$DRAFT_MODELS" \
-    --output_dir "$OUTPUT_DIR/$DATASET/comparison" --run_beam_sizes "$run_beam_sizes" \
+    --output_dir "$OUTPUT_DIR/$DATASET/comparison" --run_beam_sizes "$RUN_BEAM_SIZES" \
     --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -12,7 +12,7 @@ DRAFT_MODEL=${DRAFT_MODEL-$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME}   # empty: tre
 RESULTS=$DRAFT_MODEL_NAME
 [ -n "$DRAFT_MODEL" ] || RESULTS=no-draft
 STOP_LIST=${STOP_LIST:-}                        # a file of items, one a line, that are not to be recommended
-run_beam_sizes=${run_beam_sizes:-1,3,5,10,20}   # K, one after the other
+RUN_BEAM_SIZES=${RUN_BEAM_SIZES:-1,3,5,10,20}   # K, one after the other
 DRAFT_BEAM_SIZE=${DRAFT_BEAM_SIZE:-40}          # N, beams drafted a level
 GAMMA=${GAMMA:-3}                               # levels drafted a round
 BATCH_SIZE=${BATCH_SIZE:-1}                     # requests decoded at once
@@ -21,6 +21,6 @@ SEED=${SEED:-0}
 
 launch inference \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
-    --output_dir "$OUTPUT_DIR/$DATASET/results/$RESULTS" --run_beam_sizes "$run_beam_sizes" \
+    --output_dir "$OUTPUT_DIR/$DATASET/results/$RESULTS" --run_beam_sizes "$RUN_BEAM_SIZES" \
     --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --batch_size "$BATCH_SIZE" \
     --stop_list "$STOP_LIST" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -30,7 +30,7 @@ echo "== 3/4 train the draft"
 BASE_MODEL=$DRAFT EPOCHS=3 BATCH_SIZE=32 MICRO_BATCH_SIZE=32 LEARNING_RATE=2e-3 WARMUP_STEPS=30 \
     bash script/train.sh
 echo "== 4/4 speculative decoding, checked against generate"
-run_beam_sizes=1,5,10,20 bash script/inference.sh
+RUN_BEAM_SIZES=1,5,10,20 bash script/inference.sh
 
 cat <<END
 
@@ -45,7 +45,7 @@ are dear. See it: the same target in the shape of LLaMA-160M, with the same draf
 
   .venv/bin/python code/grow_model.py --model $HERE/target --output $HERE/target-160m --shape llama-160m
   OUTPUT_DIR=$OUTPUT_DIR TARGET_MODEL=$HERE/target-160m METHODS="generate,gamma 0,speculative,auto" \\
-      run_beam_sizes=1,5,10 BATCH_SIZES=1 REQUESTS=5 bash script/benchmark.sh
+      RUN_BEAM_SIZES=1,5,10 BATCH_SIZES=1 REQUESTS=5 bash script/benchmark.sh
 
 The plot: $HERE/results/draft-AtSpeedSModel/*/results.png. Next: your own model and data (README.md, "The four
 stages"); all six ways to train a draft, compared (bash script/reproduce.sh); the decoder in your own code ("BeamSD").

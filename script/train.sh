@@ -9,15 +9,15 @@ BASE_MODEL=${BASE_MODEL:-$ROOT/model/tiny-draft}   # any depth, with the target'
 TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
 MODEL_CLASS=${MODEL_CLASS:-AtSpeedSModel}          # SFTModel WordKDModel TVDKDModel SeqKDModel AtSpeedSModel AtSpeedRModel
 DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-$MODEL_CLASS}
-train_data=${train_data:-$OUTPUT_DIR/$DATASET/train_teacher_data}
-valid_data=${valid_data:-$OUTPUT_DIR/$DATASET/eval_teacher_data}
+TRAIN_DATA=${TRAIN_DATA:-$OUTPUT_DIR/$DATASET/train_teacher_data}
+VALID_DATA=${VALID_DATA:-$OUTPUT_DIR/$DATASET/eval_teacher_data}
 ALPHA=${ALPHA:-0.7}                                # share of the alignment loss
 TEMPERATURE=${TEMPERATURE:-1.0}                    # of both softmaxes in the alignment loss
 TOP_K=${TOP_K:-20}                                 # bets that AtSpeedSModel compares
-constrained_loss=${constrained_loss:-}             # compare legal tokens only; empty: as MODEL_CLASS is defined
-constrained_softmax=${constrained_softmax:-}       # renormalise over them; empty: as constrained_loss
-r_original=${r_original:-0}                        # share of batches aligned on the true item's prefix
-r_student=${r_student:-0}                          # share of batches aligned on the draft's own beams
+CONSTRAINED_LOSS=${CONSTRAINED_LOSS:-}             # compare legal tokens only; empty: as MODEL_CLASS is defined
+CONSTRAINED_SOFTMAX=${CONSTRAINED_SOFTMAX:-}       # renormalise over them; empty: as constrained_loss
+R_ORIGINAL=${R_ORIGINAL:-0}                        # share of batches aligned on the true item's prefix
+R_STUDENT=${R_STUDENT:-0}                          # share of batches aligned on the draft's own beams
 SELECT_BY=${SELECT_BY:-accepted}                   # what the best draft is known by: accepted (levels) or eval_loss
 SELECT_USERS=${SELECT_USERS:-200}                  # validation prompts decoded after each epoch; 0: none
 SELECT_BEAM_SIZE=${SELECT_BEAM_SIZE:-10}           # K of that; the draft width is 2 K
@@ -37,11 +37,11 @@ REPORT_TO=${REPORT_TO:-none}                       # wandb, tensorboard or none
 
 launch train \
     --dataset "$DATASET" --data_path "$DATA_PATH" --model_class "$MODEL_CLASS" --base_model "$BASE_MODEL" \
-    --target_model "$TARGET_MODEL" --train_data "$train_data" --valid_data "$valid_data" \
+    --target_model "$TARGET_MODEL" --train_data "$TRAIN_DATA" --valid_data "$VALID_DATA" \
     --output_dir "$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME" \
     --alpha "$ALPHA" --temperature "$TEMPERATURE" --top_k "$TOP_K" \
-    --constrained_loss "$constrained_loss" --constrained_softmax "$constrained_softmax" \
-    --r_original "$r_original" --r_student "$r_student" \
+    --constrained_loss "$CONSTRAINED_LOSS" --constrained_softmax "$CONSTRAINED_SOFTMAX" \
+    --r_original "$R_ORIGINAL" --r_student "$R_STUDENT" \
     --select_by "$SELECT_BY" --select_users "$SELECT_USERS" --select_beam_size "$SELECT_BEAM_SIZE" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
     --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --weight_decay "$WD" \

@@ -34,7 +34,7 @@ BEAUTY = Path(os.environ.get("BEAUTY", ROOT / "../shared/data/beauty")).resolve(
 STAGES = ("finetune_llama", "generate_teacher_data", "train", "inference", "quality")
 SMALL = {
     "EPOCHS": "2", "BATCH_SIZE": "16", "MICRO_BATCH_SIZE": "8", "LEARNING_RATE": "3e-3", "WARMUP_STEPS": "2",
-    "run_beam_sizes": "1,5", "DRAFT_BEAM_SIZE": "12",
+    "RUN_BEAM_SIZES": "1,5", "DRAFT_BEAM_SIZE": "12",
 }  # fmt: skip
 
 

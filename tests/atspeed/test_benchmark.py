@@ -23,7 +23,7 @@ FLAGS = {"TARGET_MODEL": "", "DRAFT_MODEL": "", "SHAPE": "tiny", "REQUESTS": "3"
 
 
 def test_every_method_is_timed_on_random_weights_of_a_shape(folder):
-    output, code = script("benchmark", folder, **FLAGS, DRAFT_SHAPE="tiny", run_beam_sizes="1,4")
+    output, code = script("benchmark", folder, **FLAGS, DRAFT_SHAPE="tiny", RUN_BEAM_SIZES="1,4")
     assert code == 0, output
     results = folder / "output" / "toy" / "benchmark"
     rows = list(csv.DictReader((results / "batch-2-float32.csv").open()))

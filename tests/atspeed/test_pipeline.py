@@ -153,7 +153,7 @@ def test_results_are_kept_by_what_made_them(world, tmp_path):
     flags = ("--max_users", "4", "--output_dir", str(tmp_path / "results"))
     for variables, name in (
         ({}, "K1-5_N12_gamma3_batch16_float32_test_4users-seed0"),
-        ({"DRAFT_MODEL": "", "run_beam_sizes": "5"}, "K5_batch16_float32_test_4users-seed0"),
+        ({"DRAFT_MODEL": "", "RUN_BEAM_SIZES": "5"}, "K5_batch16_float32_test_4users-seed0"),
     ):
         succeed("inference", folder, *flags, **variables)
         assert (tmp_path / "results" / name / "results.csv").is_file()
@@ -283,10 +283,10 @@ def test_two_processes_and_two_machines_on_the_cpu_run_every_stage_to_the_same_l
     [
         ("finetune_llama", {"BASE_MODEL": "/no/where"}, "/no/where: no model there"),
         ("generate_teacher_data", {"TARGET_MODEL": "nowhere"}, "written by: bash script/finetune_llama.sh"),
-        ("train", {"train_data": "nowhere"}, "written by: bash script/generate_teacher_data.sh"),
+        ("train", {"TRAIN_DATA": "nowhere"}, "written by: bash script/generate_teacher_data.sh"),
         ("train", {"MODEL_CLASS": "AtSpeedX"}, "--model_class AtSpeedX: choose from SFTModel"),
         ("train", {"MODEL_CLASS": "WordKDModel"}, "FULL_VOCABULARY=true bash script/generate_teacher_data.sh"),
-        ("train", {"constrained_loss": "false", "constrained_softmax": "true"}, "--constrained_loss false would"),
+        ("train", {"CONSTRAINED_LOSS": "false", "CONSTRAINED_SOFTMAX": "true"}, "--constrained_loss false would"),
         ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
         ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
         ("inference", {"STOP_LIST": "nowhere"}, "nowhere: no such file"),
