@@ -81,7 +81,7 @@ def main(
 
     from atspeed.alignment import Alignment
     from atspeed.lora import add_lora, merge_lora
-    from atspeed.models import add_item_tokens, load_model, load_tokenizer
+    from atspeed.models import add_item_tokens, load_model, teach_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_samples
     from atspeed.samples import HistoryLoss, Samples
@@ -89,7 +89,8 @@ def main(
 
     state, precision = this_process(), check_mixed_precision(mixed_precision, weights, frozen=not full)
     schedule = replace(schedule, mixed_precision=precision)
-    tokenizer = load_tokenizer(base_model)
+    tokenizer = teach_tokenizer(base_model, data.catalogue)
+    train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff) for samples in (train, valid))
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
             return
@@ -101,7 +102,6 @@ def main(
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # fit turns it on
     if not full:
         model = add_lora(model, item_tokens, lora_r, lora_alpha, lora_dropout)
-    train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff) for samples in (train, valid))
     history = HistoryLoss.of(train.prompts, item_tokens, data.catalogue.levels) if history_loss else None
     results = fit(
         model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses, history=history),

@@ -36,6 +36,26 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(path)
 
 
+def teach_tokenizer(path: str, catalogue: Catalogue) -> PreTrainedTokenizerBase:
+    """The tokenizer at `path`, and the identifiers' tokens added to it: as it will be in the checkpoint.
+
+    A tokenizer that is saved may be another one than before: transformers 5 does not save the `legacy` of LLaMA's, on
+    which depends what follows an added token. So it is saved and loaded here, before anything is read with it.
+    Raises UserError as `load_tokenizer` does, and if the added tokens do not come back.
+    """
+    tokenizer = load_tokenizer(path)
+    tokenizer.add_tokens(catalogue.tokens)
+    with TemporaryDirectory() as folder:
+        load_config(path).save_pretrained(folder)  # has a say in the tokenizer's class
+        tokenizer.save_pretrained(folder)
+        saved = AutoTokenizer.from_pretrained(folder)
+    before, after = (each.convert_tokens_to_ids(catalogue.tokens) for each in (tokenizer, saved))
+    if before != after:
+        lost = next(token for token, b, a in zip(catalogue.tokens, before, after, strict=True) if b != a)
+        raise UserError(f"{path}: its tokenizer forgets identifier token {lost!r} when it is saved; take another base")
+    return saved
+
+
 def load_model(
     path: str, dtype: torch.dtype | str = "float32", quantised: BitsAndBytesConfig | None = None
 ) -> PreTrainedModel:

@@ -4,9 +4,9 @@ import random
 
 import pytest
 from tokenizers import ByteLevelBPETokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
-from atspeed.models import init_model, write_tokenizer
+from atspeed.models import init_model, teach_tokenizer, write_tokenizer
 from atspeed.prompts import PROMPT, encode_prompts, encode_samples, left_pad
 from atspeed.shapes import SHAPES
 from genrec.catalogue import Catalogue
@@ -33,20 +33,27 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture
-def any_tokenizer(request, tmp_path):
-    """LLaMA's class with other settings, or GPT-2's kind, trained on the prompt's text."""
+def base(request, tmp_path):
+    """A model's folder, without weights: a tokenizer of LLaMA's class with other settings, or of GPT-2's kind."""
     settings = TOKENIZERS[request.param]
     if settings is None:
         bpe = ByteLevelBPETokenizer()
         bpe.train_from_iterator([PROMPT.format(items="10, 346, 718")], vocab_size=400, show_progress=False)
-        return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>")
-    write_tokenizer(tmp_path)
-    config = tmp_path / "tokenizer_config.json"
-    write_json(config, read_json(config) | settings)
-    return AutoTokenizer.from_pretrained(tmp_path)
+        PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>").save_pretrained(tmp_path)
+    else:
+        write_tokenizer(tmp_path)
+        config = tmp_path / "tokenizer_config.json"
+        write_json(config, read_json(config) | settings)
+    LlamaConfig().save_pretrained(tmp_path)
+    return tmp_path
 
 
-each_tokenizer = pytest.mark.parametrize("any_tokenizer", TOKENIZERS, indirect=True)
+@pytest.fixture
+def any_tokenizer(base):
+    return AutoTokenizer.from_pretrained(base)
+
+
+each_tokenizer = pytest.mark.parametrize("base", TOKENIZERS, indirect=True)
 
 
 @each_tokenizer
@@ -74,6 +81,17 @@ def test_identifiers_that_run_into_one_another_come_back_as_they_are(any_tokeniz
         read = [token for token in any_tokenizer.convert_ids_to_tokens(prompt) if token in numbers]
         assert read == [token for item in sample.history for token in catalogue.identifiers[item]]
         assert any_tokenizer.eos_token_id not in prompt
+
+
+@each_tokenizer
+def test_training_reads_the_prompts_that_later_stages_read(base, tmp_path):
+    """Of a LLaMA's with `legacy`, transformers 5 saves another tokenizer, with no space before a comma."""
+    tokenizer, prompts = teach_tokenizer(str(base), CATALOGUE), []
+    for generation in ("base", "target", "draft"):
+        prompts.append(encode_prompts(tokenizer, CATALOGUE, [Sample(0, (1, 2, 3), (0,))], 512))
+        tokenizer.save_pretrained(tmp_path / generation)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / generation)
+    assert prompts[0] == prompts[1] == prompts[2]
 
 
 @each_tokenizer
