@@ -19,6 +19,8 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
     [ -x "$ROOT/.venv/bin/python" ] && PYTHON=$ROOT/.venv/bin/python
 fi
+command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: not there; set PYTHON=/path/to/python3, or run script/setup.sh"
+"$PYTHON" -IS "$ROOT/script/variables.py" "$ROOT"/script/*.sh   # ends here, if a name is mistyped
 DATA_PATH=${DATA_PATH:-$ROOT/data}       # holds one folder a data set
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output}   # models, teacher data and results, one folder a data set
 LOG_DIR=${LOG_DIR:-$ROOT/log}            # what the terminal shows, one file a stage, under the date and the command
@@ -28,6 +30,11 @@ NUM_MACHINES=${NUM_MACHINES:-1}
 MACHINE_RANK=${MACHINE_RANK:-0}                    # 0 on the machine of MAIN_PROCESS_IP
 MAIN_PROCESS_IP=${MAIN_PROCESS_IP:-127.0.0.1}
 MAIN_PROCESS_PORT=${MAIN_PROCESS_PORT:-29500}
+for name in NUM_PROCESSES NUM_MACHINES MAIN_PROCESS_PORT; do
+    [[ ${!name} =~ ^0*[1-9][0-9]*$ ]] || fail "$name=${!name}: must be a whole number of at least 1"
+done
+[[ $MACHINE_RANK =~ ^[0-9]+$ ]] && [ "$MACHINE_RANK" -lt "$NUM_MACHINES" ] ||
+    fail "MACHINE_RANK=$MACHINE_RANK: must be a whole number below NUM_MACHINES=$NUM_MACHINES"
 
 # launch STAGE FLAGS…: run code/STAGE.py, or, where it has a dot, the module of that name; its exit code is kept.
 launch() {

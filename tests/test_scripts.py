@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +13,7 @@ from conftest import ROOT
 def flags(tmp_path):
     """Runs a script; gives (exit code, what it said on stderr, the flags that its stage was started with)."""
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\nshift\nprintf "%s\\n" "$@"\n')
+    python.write_text(f'#!/bin/sh\n[ "$1" = -IS ] && exec {sys.executable} "$@"\nshift\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
 
     def run(script, *arguments, **variables):
@@ -44,3 +45,79 @@ def test_the_names_of_the_release_are_read_in_lower_case_too(flags, script):
     code, error, given = flags(script, **{name: value, name.upper(): "9"})
     said = f"error: {name}={value} and {name.upper()}=9 are one variable; set {name.upper()} alone\n"
     assert (code, error, given) == (2, said, {})
+
+
+MISTYPED = {
+    "DATSET": "DATASET", "Dataset": "DATASET", "dataset": "DATASET", "RUN_BEAM_SIZE": "RUN_BEAM_SIZES",
+    "EPOCH": "EPOCHS", "ALHPA": "ALPHA", "wd": "WD", "TOPK": "TOP_K", "BASE_MODLE": "BASE_MODEL",
+    "TEMPRATURE": "TEMPERATURE", "MODELCLASS": "MODEL_CLASS", "Run_Beam_Sizes": "RUN_BEAM_SIZES",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+def test_a_variable_that_is_nearly_one_of_ours_is_refused_by_name(flags, tmp_path, name):
+    code, error, given = flags("train", **{name: "3"})
+    said = (
+        f"error: {name}=3: the scripts have no such variable; did you mean {MISTYPED[name]}? (unset {name}, if it is "
+    )
+    assert (code, given) == (2, {})
+    assert error == said + "another program's)\n"
+    assert not (tmp_path / "log").exists()
+
+
+ELSEWHERE = """
+BASH_ENV CI CLUSTER_NAME COLORTERM COLUMNS CONDA_DEFAULT_ENV CONDA_EXE CONDA_PREFIX CONDA_PYTHON_EXE CUDA_DEVICE_ORDER
+CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES DBUS_SESSION_BUS_ADDRESS DEBIAN_FRONTEND DISPLAY EDITOR ENV EPOCHREALTIME
+GITHUB_ACTION GITHUB_ACTIONS GITHUB_ACTOR GITHUB_BASE_REF GITHUB_ENV GITHUB_OUTPUT GITHUB_PATH GITHUB_REF GITHUB_SHA
+GITHUB_TOKEN GITHUB_WORKSPACE GPG_AGENT_INFO HF_DATASETS_CACHE HF_ENDPOINT HF_HOME HF_HUB_CACHE HF_HUB_OFFLINE HF_TOKEN
+HISTCONTROL HISTFILE HISTSIZE HOME HOSTNAME HOSTTYPE HTTPS_PROXY HTTP_PROXY JOB_ID JPY_PARENT_PID KMP_AFFINITY
+KUBERNETES_PORT LANG LANGUAGE LC_ALL LD_LIBRARY_PATH LESSOPEN LINES LOCAL_RANK LOGDIR LOGNAME LS_COLORS MAIL MANPATH
+MASTER_ADDR MASTER_PORT MKL_NUM_THREADS MODULEPATH NCCL_DEBUG NCCL_SOCKET_IFNAME NODE_RANK NO_COLOR NO_PROXY
+NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES OLDPWD OPENBLAS_NUM_THREADS OSTYPE PAGER PERL5LIB PIP_INDEX_URL
+PKG_CONFIG_PATH POETRY_ACTIVE PROMPT_COMMAND PS1 PWD PYENV_ROOT PYTEST_CURRENT_TEST PYTHON3 PYTHONDONTWRITEBYTECODE
+PYTHONHASHSEED PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONUNBUFFERED PYTORCH_CUDA_ALLOC_CONF RANK RUNNER_OS RUNNER_TEMP
+SHELL SHLVL SINGULARITY_NAME SLURM_ARRAY_TASK_ID SLURM_CPUS_PER_TASK SLURM_GPUS SLURM_JOB_ID SLURM_JOB_NAME
+SLURM_JOB_NODELIST SLURM_LOCALID SLURM_NNODES SLURM_NODEID SLURM_NTASKS SLURM_PROCID SLURM_STEP_ID SLURM_SUBMIT_DIR
+SOURCE_DATE_EPOCH SSH_AUTH_SOCK SSH_CLIENT SSH_CONNECTION SSH_TTY STAGE TERM TERM_PROGRAM TF_CPP_MIN_LOG_LEVEL
+TMPDIR TOKENIZERS_PARALLELISM TORCH_HOME TRANSFORMERS_CACHE TZ USER USERNAME UV_CACHE_DIR VIRTUAL_ENV VISUAL
+VSCODE_PID WANDB_API_KEY WANDB_DIR WANDB_ENTITY WANDB_MODE WANDB_NAME WANDB_PROJECT WINDOWID WORLD_SIZE
+XDG_CONFIG_HOME XDG_DATA_DIRS XDG_RUNTIME_DIR XDG_SESSION_ID ZSH _CE_CONDA all_proxy http_proxy https_proxy no_proxy
+"""
+
+
+def test_variables_of_other_programs_are_let_pass(flags):
+    own = (
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "BASH_ENV",
+        "SHELL",
+        "HOME",
+        "PWD",
+        "SHLVL",
+        "LC_ALL",
+        "LANG",
+    )  # of the test itself
+    code, error, given = flags("train", **{name: "1" for name in ELSEWHERE.split() if name not in own})
+    assert (code, error, given.get("--alpha")) == (0, "", "0.7")
+
+
+def test_a_python_that_is_not_there_is_named(flags):
+    code, error, _ = flags("train", PYTHON="/nope")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("error: PYTHON=/nope: not there; set PYTHON=")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("NUM_PROCESSES", "abc", "must be a whole number of at least 1"),
+        ("NUM_PROCESSES", "0", "must be a whole number of at least 1"),
+        ("NUM_MACHINES", "-1", "must be a whole number of at least 1"),
+        ("MACHINE_RANK", "two", "must be a whole number below NUM_MACHINES=1"),
+        ("MACHINE_RANK", "1", "must be a whole number below NUM_MACHINES=1"),
+        ("MAIN_PROCESS_PORT", "http", "must be a whole number of at least 1"),
+    ],
+)
+def test_processes_and_machines_are_counted_in_whole_numbers(flags, name, value, said):
+    code, error, _ = flags("train", **{name: value})
+    assert (code, error) == (2, f"error: {name}={value}: {said}\n")

@@ -1,0 +1,34 @@
+"""Refuse a variable of the environment that is nearly one of the scripts', such as DATSET: it would be ignored.
+
+    python script/variables.py script/*.sh
+
+common.sh calls it before any work. What the scripts read is what they give a default: ${NAME:-…}.
+"""
+
+import difflib
+import os
+import re
+import sys
+from pathlib import Path
+
+OTHERS = {"LOGDIR", "OMP_NUM_THREADS", "PYTHON2", "PYTHON3", "STAGE"}  # of other programs, and near to ours or the same
+NEAR = 0.8  # of difflib's ratio
+
+
+def main(scripts: list[str]) -> int:
+    ours = {name for path in scripts for name in re.findall(r"\$\{([A-Z][A-Z0-9_]*):?-", Path(path).read_text("utf-8"))}
+    for name, value in os.environ.items():
+        # Of two or three letters (WD) every other name is near.
+        near = difflib.get_close_matches(name.upper(), ours - OTHERS, 1, NEAR if len(name) > 3 else 1)
+        if name not in ours | OTHERS and near:
+            print(
+                f"error: {name}={value}: the scripts have no such variable; did you mean {near[0]}? "
+                f"(unset {name}, if it is another program's)",
+                file=sys.stderr,
+            )
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
