@@ -68,8 +68,13 @@ def save_checkpoint(
 
     weights: those of a `model` that lies in shards, see `whole_weights`; None for its own.
     LoRA is merged before: whoever loads the folder needs neither peft, nor the base model, nor the seed that the item
-    tokens' rows began with.
+    tokens' rows began with. What the base model asks of `generate` (sampling, a repetition penalty, …) is left out:
+    it is for chat, and would bend beam search over a catalogue.
     """
+    from transformers import GenerationConfig
+
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(tokenizer, name) for name in special})
     with atomic_path(path) as partial:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
