@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Stage 1: fine-tune the target. Writes $OUTPUT_DIR/$DATASET/target.
-#   BASE_MODEL=/path/to/llama-7b DATASET=beauty bash script/finetune_llama.sh [--flag value …]
+#   TARGET_BASE=/path/to/llama-7b DATASET=beauty bash script/finetune_llama.sh [--flag value …]
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
+renamed BASE_MODEL TARGET_BASE
 
 DATASET=${DATASET:-toy}
-BASE_MODEL=${BASE_MODEL:-$ROOT/model/tiny}   # any decoder-only model: a folder, or a Hugging Face name
+TARGET_BASE=${TARGET_BASE:-$ROOT/model/tiny} # any decoder-only model: a folder, or a Hugging Face name
 FULL=${FULL:-false}                          # true: all weights, false: LoRA
 LORA_R=${LORA_R:-8}
 LORA_ALPHA=${LORA_ALPHA:-16}
@@ -28,7 +29,7 @@ SEED=${SEED:-0}
 REPORT_TO=${REPORT_TO:-none}                 # wandb, tensorboard or none
 
 launch finetune_llama \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --base_model "$BASE_MODEL" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --base_model "$TARGET_BASE" \
     --output_dir "$OUTPUT_DIR/$DATASET/target" --full "$FULL" \
     --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 bash script/setup.sh
 export PYTHON=$PWD/.venv/bin/python   # before, PYTHON said what .venv is made with
 export DATASET=toy DATA_PATH=data OUTPUT_DIR=${OUTPUT_DIR:-output/quickstart} NUM_PROCESSES=${NUM_PROCESSES:-1}
+unset BASE_MODEL   # of stages 1 and 3, which have their models here
 source script/common.sh
 HERE=$OUTPUT_DIR/toy TARGET=$OUTPUT_DIR/base/target DRAFT=$OUTPUT_DIR/base/draft
 
@@ -22,12 +23,12 @@ END
 [ -d "$DRAFT" ] || "$PYTHON" code/init_model.py --output "$DRAFT" --shape tiny --layers 1
 
 echo "== 1/4 fine-tune the target"
-BASE_MODEL=$TARGET FULL=true EPOCHS=5 BATCH_SIZE=32 MICRO_BATCH_SIZE=32 LEARNING_RATE=2e-3 WARMUP_STEPS=30 \
+TARGET_BASE=$TARGET FULL=true EPOCHS=5 BATCH_SIZE=32 MICRO_BATCH_SIZE=32 LEARNING_RATE=2e-3 WARMUP_STEPS=30 \
     bash script/finetune_llama.sh
 echo "== 2/4 generate the teacher data"
 BATCH_SIZE=64 bash script/generate_teacher_data.sh
 echo "== 3/4 train the draft"
-BASE_MODEL=$DRAFT EPOCHS=3 BATCH_SIZE=32 MICRO_BATCH_SIZE=32 LEARNING_RATE=2e-3 WARMUP_STEPS=30 \
+DRAFT_BASE=$DRAFT EPOCHS=3 BATCH_SIZE=32 MICRO_BATCH_SIZE=32 LEARNING_RATE=2e-3 WARMUP_STEPS=30 \
     bash script/train.sh
 echo "== 4/4 speculative decoding, checked against generate"
 RUN_BEAM_SIZES=1,5,10,20 bash script/inference.sh

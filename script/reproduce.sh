@@ -7,6 +7,7 @@
 #   DATASET=beauty TARGET_BASE=/path/to/llama-7b DRAFT_BASE=/path/to/llama-68m bash script/reproduce.sh
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
+[ -z "${BASE_MODEL:-}" ] || fail "BASE_MODEL=$BASE_MODEL: which one? set TARGET_BASE, DRAFT_BASE or both in its place"
 export DATASET=${DATASET:-toy} DATA_PATH OUTPUT_DIR LOG_DIR
 
 TARGET_BASE=${TARGET_BASE:-$OUTPUT_DIR/base/target}   # made, tiny and random, where it is not there
@@ -25,7 +26,7 @@ TEST_USERS=${TEST_USERS:-200}                         # to decode with every dra
 make_base() { [ -d "$1" ] || "$PYTHON" "$ROOT/code/init_model.py" --output "$1" --shape tiny --layers "$2" --seed "$3"; }
 [ "$TARGET_BASE" = "$OUTPUT_DIR/base/target" ] && make_base "$TARGET_BASE" 4 0
 echo "== 1/4 fine-tune the target"
-BASE_MODEL=$TARGET_BASE FULL=$FULL EPOCHS=$TARGET_EPOCHS bash "$ROOT/script/finetune_llama.sh"
+TARGET_BASE=$TARGET_BASE FULL=$FULL EPOCHS=$TARGET_EPOCHS bash "$ROOT/script/finetune_llama.sh"
 echo "== 2/4 generate the teacher data"
 FULL_VOCABULARY=true bash "$ROOT/script/generate_teacher_data.sh" ${TEACHER_USERS:+--max_users "$TEACHER_USERS"}
 drafts=
@@ -34,7 +35,7 @@ for seed in $SEEDS; do
     [ -n "$DRAFT_BASE" ] || make_base "$base" 1 "$seed"
     for class in $MODEL_CLASSES; do
         echo "== 3/4 train the draft: $class, seed $seed"
-        BASE_MODEL=$base MODEL_CLASS=$class DRAFT_MODEL_NAME=draft-$class-$seed SEED=$seed EPOCHS=$DRAFT_EPOCHS \
+        DRAFT_BASE=$base MODEL_CLASS=$class DRAFT_MODEL_NAME=draft-$class-$seed SEED=$seed EPOCHS=$DRAFT_EPOCHS \
             bash "$ROOT/script/train.sh"
         drafts+=${drafts:+,}$OUTPUT_DIR/$DATASET/draft-$class-$seed
     done

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Stage 3: train the draft. Writes $OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME.
-#   BASE_MODEL=/path/to/llama-68m MODEL_CLASS=AtSpeedRModel DATASET=beauty bash script/train.sh [--flag value …]
+#   DRAFT_BASE=/path/to/llama-68m MODEL_CLASS=AtSpeedRModel DATASET=beauty bash script/train.sh [--flag value …]
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
+renamed BASE_MODEL DRAFT_BASE
 
 DATASET=${DATASET:-toy}
-BASE_MODEL=${BASE_MODEL:-$ROOT/model/tiny-draft}   # any depth, with the target's tokenizer
+DRAFT_BASE=${DRAFT_BASE:-$ROOT/model/tiny-draft}   # any depth, with the target's tokenizer
 TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
 MODEL_CLASS=${MODEL_CLASS:-AtSpeedSModel}          # SFTModel WordKDModel TVDKDModel SeqKDModel AtSpeedSModel AtSpeedRModel
 DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-$MODEL_CLASS}
@@ -36,7 +37,7 @@ SEED=${SEED:-0}
 REPORT_TO=${REPORT_TO:-none}                       # wandb, tensorboard or none
 
 launch train \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --model_class "$MODEL_CLASS" --base_model "$BASE_MODEL" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --model_class "$MODEL_CLASS" --base_model "$DRAFT_BASE" \
     --target_model "$TARGET_MODEL" --train_data "$TRAIN_DATA" --valid_data "$VALID_DATA" \
     --output_dir "$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME" \
     --alpha "$ALPHA" --temperature "$TEMPERATURE" --top_k "$TOP_K" \

@@ -42,7 +42,8 @@ def environment(folder, **variables):
     """The variables of a world of its own in `folder`."""
     own = {
         "PYTHON": sys.executable, "DATASET": "toy", "DATA_PATH": str(folder / "data"), "LOG_DIR": str(folder / "log"),
-        "OUTPUT_DIR": str(folder / "output"), "OMP_NUM_THREADS": "1", "BASE_MODEL": str(folder / "base"),
+        "OUTPUT_DIR": str(folder / "output"), "OMP_NUM_THREADS": "1", "TARGET_BASE": str(folder / "base"),
+        "DRAFT_BASE": str(folder / "base"),
     }  # fmt: skip
     return os.environ | own | SMALL | variables
 

@@ -36,6 +36,27 @@ OLD_NAMES = {
 }
 
 
+BASES = {"finetune_llama": "TARGET_BASE", "train": "DRAFT_BASE"}
+
+
+@pytest.mark.parametrize("script", BASES)
+def test_the_model_that_a_stage_starts_from_has_a_name_of_its_own(flags, script):
+    for name in (BASES[script], "BASE_MODEL"):
+        code, error, given = flags(script, **{name: "model/mine"})
+        assert (code, error, given["--base_model"]) == (0, "", "model/mine")
+    code, error, _ = flags(script, **{BASES[script]: "model/mine", "BASE_MODEL": "model/other"})
+    said = f"error: BASE_MODEL=model/other and {BASES[script]}=model/mine are one variable; set {BASES[script]} alone\n"
+    assert (code, error) == (2, said)
+
+
+def test_one_base_model_for_two_is_refused(flags):
+    code, error, _ = flags("reproduce", BASE_MODEL="model/mine")
+    assert (code, error.startswith("error: BASE_MODEL=model/mine: which one? set TARGET_BASE, DRAFT_BASE or")) == (
+        2,
+        True,
+    )
+
+
 @pytest.mark.parametrize("script", OLD_NAMES)
 def test_the_names_of_the_release_are_read_in_lower_case_too(flags, script):
     name, value = OLD_NAMES[script]

@@ -281,7 +281,7 @@ def test_two_processes_and_two_machines_on_the_cpu_run_every_stage_to_the_same_l
 @pytest.mark.parametrize(
     ("stage", "variables", "message"),
     [
-        ("finetune_llama", {"BASE_MODEL": "/no/where"}, "/no/where: no model there"),
+        ("finetune_llama", {"TARGET_BASE": "/no/where"}, "/no/where: no model there"),
         ("generate_teacher_data", {"TARGET_MODEL": "nowhere"}, "written by: bash script/finetune_llama.sh"),
         ("train", {"TRAIN_DATA": "nowhere"}, "written by: bash script/generate_teacher_data.sh"),
         ("train", {"MODEL_CLASS": "AtSpeedX"}, "--model_class AtSpeedX: choose from SFTModel"),

@@ -498,7 +498,7 @@ def test_two_commands_lead_from_raw_data_to_a_data_set(tmp_path, name):
         for item in range(100):
             title = " ".join(words[item // 5**place % 5] for place in range(3))
             file.write(f"{{'asin': '{item:04d}', 'title': \"{title}\", 'categories': [['Beauty']]}}\n")
-    variables = SMALL_INDEX | {"INPUT": str(tmp_path / name), "DATASET": "mine", "BASE_MODEL": str(tmp_path / "base")}
+    variables = SMALL_INDEX | {"INPUT": str(tmp_path / name), "DATASET": "mine", "TARGET_BASE": str(tmp_path / "base")}
     succeed("process_data", tmp_path, *flags, **variables)
     encoder = {"ITEMS": str(meta), "ENCODER": str(save_encoder(tmp_path / "encoder"))}
     assert "collision" in succeed("build_index", tmp_path, **(variables | encoder))
