@@ -63,6 +63,7 @@ def succeed(stage, folder, *flags, **variables):
     return output
 
 
+@torch.inference_mode(False)  # in tests that are in it, so that their weights can be changed
 def tiny_llama(seed: int, layers: int, hidden: int = 32, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
     """A random LLaMA with grouped-query attention and logits far enough apart to make ties rare."""
     torch.manual_seed(seed)
@@ -95,6 +96,7 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
+@torch.inference_mode(False)
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A random model: learned or rotary positions, tied embeddings or not, with or without grouped-query attention."""
     torch.manual_seed(seed)
@@ -102,6 +104,7 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
     return AutoModelForCausalLM.from_config(config).eval()
 
 
+@torch.inference_mode(False)
 def noisy_copy(model: PreTrainedModel, noise: float, seed: int = 0) -> PreTrainedModel:
     """A draft that agrees with `model` more or less often."""
     torch.manual_seed(seed)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
+from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -98,6 +99,7 @@ class Auto:
         self._ledgers: dict[Requests, dict[Choice, Ledger]] = {}
         self._seen: set[tuple] = set()
         self._decided: dict[tuple[Requests, int], tuple[Choice, int]] = {}  # and for how many more requests
+        self._lock = RLock()  # threads learn together; they search at the same time
 
     def beam_search(
         self, target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *,
@@ -109,7 +111,8 @@ class Auto:
         length = settings.get("max_new_tokens") or settings["trie"].length
         choices = self._choices(settings["width"], length, draft, settings)
         requests = Requests(B, settings["width"], length, choices)
-        choice, is_trial = self._decide(requests, max(P - len(prefix or ()), 1), target, draft, settings)
+        with self._lock:
+            choice, is_trial = self._decide(requests, max(P - len(prefix or ()), 1), target, draft, settings)
         # Where models are compiled for each shape, half a minute each, only what is chosen is worth it: all are judged
         # by what they take uncompiled.
         compiles = program is not None and program.compiles(target)
@@ -121,21 +124,28 @@ class Auto:
             **vars(choice),
         )  # fmt: skip
         seconds = time.perf_counter() - start
+        with self._lock:
+            self._learn(requests, choice, result, seconds, program, target, draft)
+        return result
+
+    def _learn(
+        self, requests: Requests, choice: Choice, result: Result, seconds: float, program: Program | None,
+        target: PreTrainedModel, draft: PreTrainedModel | None,
+    ) -> None:  # fmt: skip
         if len(self._ledgers[requests]) == 1:
-            return result
+            return
         ledger = self._ledgers[requests][choice]
         prompt = result.prompt_tokens
         forwards = Forwards(_without(result.target_tokens, prompt), _without(result.draft_tokens, prompt))
         ledger.forwards.append(forwards)
         ledger.tries += 1
-        if program is not None and compiles:
-            return result
+        if program is not None and program.compiles(target):
+            return
         # What runs for the first time is not timed: memory is fetched, kernels load, shapes are captured or compiled.
         shapes = (requests, choice, result.target_tokens if program else None)
         if shapes in self._seen:
-            ledger.learn(seconds / self._seconds(forwards, B, prompt, target, draft))
+            ledger.learn(seconds / self._seconds(forwards, requests.batch, prompt, target, draft))
         self._seen.add(shapes)
-        return result
 
     def _decide(
         self, requests: Requests, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None, settings: dict
@@ -200,6 +210,10 @@ class Auto:
 
     def report(self) -> str:
         """What was chosen for which requests, and why: a Markdown table for each kind of request."""
+        with self._lock:
+            return "\n".join(self._lines()).strip() or "no request yet"
+
+    def _lines(self) -> list[str]:
         lines = []
         for requests, ledgers in self._ledgers.items():
             lines += [
@@ -222,7 +236,7 @@ class Auto:
         for model, curve in self._curves.items():
             costs = ", ".join(f"{size}: {1e3 * s:.1f}" for size, s in zip(SIZES, curve.seconds, strict=True))
             lines.append(f"\n{type(model).__name__} of {model.num_parameters():,} weights, ms by tokens: {costs}")
-        return "\n".join(lines).strip() or "no request yet"
+        return lines
 
 
 def _choose(

@@ -66,7 +66,7 @@ class speculate:
     what it ranks. See `Settings`.
     verification: "strict" gives what `generate` gives without; "relaxed" and "sample" draw at random and take `seeds`,
     one integer a request (see `Settings`). clock: sums the seconds of draft, target and verify.
-    prefix: what prompts begin with, to be read once for all calls, while the weights stay as they are.
+    prefix: what prompts begin with, to be read once for all calls, and again when weights or adapters have changed.
     capture: run with static shapes, on CUDA as one graph a round, on the CPU with compiled models (see `Program`).
 
     Raises ValueError, when `generate` calls it, for whatever it cannot honour.

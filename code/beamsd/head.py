@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from beamsd.known import Known, form, parts
+from beamsd.known import Form, Known, parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ class Parts:
     head: Callable[[Tensor], Tensor]
 
 
-_is_split: Known[bool] = Known(form)
+_is_split: Known[bool] = Known(Form)
 
 
 def split(model: PreTrainedModel) -> Parts | None:

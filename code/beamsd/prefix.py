@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from beamsd.known import Known, Values
 from beamsd.reader import KeysValues, Reader
 from beamsd.tree import Tree
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Prefix:
     """Tokens that prompts begin with, and the keys and values that models have for them.
 
-    These are kept for as long as the model is; changes of its weights go unseen, so make another `Prefix` after them.
+    These are kept for as long as the model is what it was: after changes of its weights or adapters they are read again
+    (see `Values` for what is seen of them).
     """
 
     def __init__(self, tokens: Sequence[int]):
@@ -28,7 +29,7 @@ class Prefix:
         self.tokens = tuple(int(token) for token in tokens)
         if not self.tokens:
             raise ValueError("a prefix must have at least one token")
-        self._kept: WeakKeyDictionary[PreTrainedModel, KeysValues] = WeakKeyDictionary()
+        self._kept: Known[KeysValues] = Known(Values)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -54,12 +55,13 @@ class Prefix:
             return None
         return input_ids, attention_mask
 
-    @torch.inference_mode()
     def read_by(self, model: PreTrainedModel) -> KeysValues:
-        """The model's keys and values of it, layer by layer."""
-        if model not in self._kept:
-            ids = torch.tensor(self.tokens, device=model.device)[None]
-            reader = Reader(model, len(self), longest=len(self))
-            reader.catch_up(Tree.trunk(ids, torch.ones_like(ids), len(self)), len(self) - 1)
-            self._kept[model] = [(layer.all_keys, layer.all_values) for layer in reader.layers]
-        return self._kept[model]
+        """The model's keys and values of it, layer by layer. Raises ValueError if its changes could not be seen."""
+        return self._kept(model, self._read)
+
+    @torch.inference_mode()
+    def _read(self, model: PreTrainedModel) -> KeysValues:
+        ids = torch.tensor(self.tokens, device=model.device)[None]
+        reader = Reader(model, len(self), longest=len(self))
+        reader.catch_up(Tree.trunk(ids, torch.ones_like(ids), len(self)), len(self) - 1)
+        return [(layer.all_keys, layer.all_values) for layer in reader.layers]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from beamsd.head import split
+from beamsd.known import Values
 from beamsd.prefix import Prefix
 from beamsd.reader import KeysValues, Reader
 from beamsd.search import ROUNDS_KEPT, Round, Run, Timer
@@ -80,10 +82,11 @@ def frozen(body: Callable) -> Callable:
 class Program:
     """Keeps what is captured from call to call: `beam_search(…, program=program)`, `speculate(…, capture=True)`.
 
-    Nothing is ever dropped: every shape of a batch keeps its tree and caches.
+    Every shape of a batch keeps its tree and caches, until the weights or adapters of a model change: then what was
+    captured of it is dropped (see `Values` for what is seen of changes). Threads that share a program take turns.
     On CUDA every round becomes a graph. On the CPU nothing is recorded; the models are compiled (torch.compile with
-    frozen weights: changes of the weights go unseen) for each number of tokens that they read at a time, which takes
-    half a minute each for a model of 160 M weights.
+    frozen weights) for each number of tokens that they read at a time, which takes half a minute each for a model of
+    160 M weights.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class Program:
         """recorder: makes one a batch shape; None is CUDA graphs on a GPU. compiler: of the models, on the CPU; None is
         `frozen`."""
         self._recorder, self._compiler = recorder, compiler or frozen
+        self._values: WeakKeyDictionary[PreTrainedModel, Values] = WeakKeyDictionary()
         self._bodies: WeakKeyDictionary[PreTrainedModel, Callable] = WeakKeyDictionary()
         self._runs: dict[tuple, RecordedRun] = {}
+        self.lock = RLock()  # a run has one set of buffers
 
     def run(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: Plan, input_ids: Tensor,
@@ -105,6 +110,8 @@ class Program:
                 "capture takes no logits processors, no stopping criteria, and answers of at most "
                 f"{ROUNDS_KEPT} tokens: leave it off"
             )
+        for model in filter(None, (target, draft)):
+            self._drop_stale(model)
         first = len(prefix) if prefix else 0
         padding = -(input_ids.shape[1] - first) % BUCKET
         input_ids, attention_mask = (
@@ -122,6 +129,15 @@ class Program:
         recorded = self._runs[key]
         recorded.load(input_ids, attention_mask, plan.seeds, clock)
         return recorded
+
+    def _drop_stale(self, model: PreTrainedModel) -> None:
+        if model in self._values and self._values[model].holds(model):
+            return
+        self._values[model] = Values(model)
+        self._runs = {key: run for key, run in self._runs.items() if id(model) not in key[:2]}
+        if self._bodies.pop(model, None):
+            # torch keeps what it compiled by the code of the model's class, with the old weights in it.
+            torch.compiler.reset()
 
     def _reader(self, model: PreTrainedModel, capacity: int, longest: int, *, prefix: KeysValues | None) -> Reader:
         return Reader(model, capacity, longest, prefix=prefix, body=self._body(model))

@@ -239,11 +239,12 @@ def beam_search(
         attention_mask = torch.ones_like(input_ids)
     plan = Settings(**settings).plan(target, draft, input_ids, attention_mask)
     accepted = []
-    for done in rounds(
-        target, input_ids, attention_mask, plan, draft=draft, clock=clock, prefix=prefix, program=program
-    ):  # fmt: skip
-        accepted.append(done.accepted)
-    return _result(done, plan.ending, torch.stack(accepted, -1))
+    with program.lock if program else nullcontext():
+        for done in rounds(
+            target, input_ids, attention_mask, plan, draft=draft, clock=clock, prefix=prefix, program=program
+        ):  # fmt: skip
+            accepted.append(done.accepted)
+        return _result(done, plan.ending, torch.stack(accepted, -1))
 
 
 def _result(last: Round, ending: Ending, accepted: Tensor) -> Result:

@@ -9,14 +9,14 @@ import transformers
 from torch import Tensor
 
 from beamsd.compat import CACHE_NAMES, DynamicLayer, attention_of, cache_argument, cache_layers, takes
-from beamsd.known import Known, form
+from beamsd.known import Form, Known
 from beamsd.reader import Reader
 from beamsd.tree import Tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_reads_trees: Known[None] = Known(form)
+_reads_trees: Known[None] = Known(Form)
 
 
 def check_model(model: PreTrainedModel, tokens: int = 0) -> None:

@@ -1,15 +1,27 @@
 """What is found out about a model follows the model, and finding it out disturbs nobody."""
 
 import sys
+from copy import deepcopy
 from functools import wraps
 from threading import Barrier, Thread
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from beamsd import Trie, speculate
-from conftest import VOCABULARY, noisy_copy, random_items, random_prompts, tiny_llama, tiny_model
+from beamsd import Prefix, Program, Trie, beam_search, speculate
+from conftest import (
+    PROGRAMS,
+    VOCABULARY,
+    assert_same_lists,
+    noisy_copy,
+    random_items,
+    random_prompts,
+    tiny_llama,
+    tiny_model,
+)
 
 REQUEST = {"num_beams": 5, "max_new_tokens": 4, "num_return_sequences": 5, "do_sample": False, "eos_token_id": None}
 REQUEST |= {"return_dict_in_generate": True, "output_scores": True}
@@ -99,3 +111,126 @@ def test_threads_that_meet_a_new_model_together_all_get_its_lists():
     finally:
         sys.setswitchinterval(interval)
     assert not failures
+
+
+def adapter(model, **options):
+    config = LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False, **options)
+    torch.manual_seed(1)
+    return get_peft_model(model, config)
+
+
+def trained(model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.tensor([[5, 6, 7]])).logits[..., 8].sum().backward()
+    optimizer.step()
+    return model
+
+
+def loaded(model):
+    model.load_state_dict(noisy_copy(model, 1).state_dict())
+    return model
+
+
+def off(model):
+    model.base_model.disable_adapter_layers()
+    return model
+
+
+def merged(model):
+    model.merge_adapter()
+    return model
+
+
+def scaled(model):
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale("default", 5)
+    return model
+
+
+def other_adapter(model):
+    torch.manual_seed(2)
+    model.add_adapter("other", LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.set_adapter("other")
+    return model
+
+
+REVISIONS = {
+    "trained": (False, trained),
+    "loaded": (False, loaded),
+    "float64": (False, lambda model: model.double()),
+    "an adapter": (False, adapter),
+    "an adapter, merged": (False, lambda model: adapter(model).merge_and_unload()),
+    "adapter off": (True, off),
+    "adapter merged": (True, merged),
+    "adapter merged for good": (True, lambda model: model.merge_and_unload()),
+    "adapter with another scale": (True, scaled),
+    "another adapter": (True, other_adapter),
+}
+PREFIX = [5, 6, 7, 8, 9]
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing", "ignore:.*PeftConfig")
+@pytest.mark.parametrize("kept", ["prefix", "recorded", "static", "prefix, static"])
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_what_is_kept_of_a_model_goes_when_its_weights_or_adapters_change(revision, kept):
+    """The keys and values of a prefix, and what was captured, were those of the weights that they were made with."""
+    is_adapted, change = REVISIONS[revision]
+    model = adapter(tiny_llama(1, 2)) if is_adapted else tiny_llama(1, 2)
+    options = {"prefix": Prefix(PREFIX) if "prefix" in kept else None, "trie": Trie(random_items(200)), "width": 5}
+    options["program"] = PROGRAMS[kept.split(", ")[-1]]() if kept != "prefix" else None
+    ids = torch.tensor([[*PREFIX, 11, 12]])
+    before = beam_search(model, ids, **options)
+    model = change(model)
+    after = beam_search(model, ids, **options)
+    plain = beam_search(model, ids, **options | {"prefix": None, "program": None})
+    assert_same_lists(after, plain)
+    same = revision in ("float64", "adapter merged", "adapter merged for good")
+    assert torch.allclose(before.scores, after.scores, atol=1e-3) == same
+
+
+def test_weights_whose_changes_leave_no_trace_are_refused_where_something_is_kept():
+    with torch.inference_mode():
+        model = deepcopy(tiny_llama(1, 1))
+    options = {"width": 2, "max_new_tokens": 3}
+    ids = torch.tensor([[*PREFIX, 11, 12]])
+    beam_search(model, ids, **options)
+    for kept in {"prefix": Prefix(PREFIX)}, {"program": PROGRAMS["static"]()}:
+        with pytest.raises(ValueError, match=r"LlamaForCausalLM has weights that were made under torch.inference_mode"):
+            beam_search(model, ids, **options, **kept)
+
+
+def test_threads_that_share_a_program_take_turns():
+    model, trie, program = tiny_llama(1, 2), Trie(random_items(200)), PROGRAMS["static"]()
+    prompts = [random_prompts(1, 9, seed) for seed in range(4)]
+    expected, failures = [beam_search(model, *each, trie=trie, width=5) for each in prompts], []
+
+    def ask(at):
+        try:
+            for _ in range(5):
+                assert_same_lists(beam_search(model, *prompts[at], trie=trie, width=5, program=program), expected[at])
+        except Exception as error:  # a thread would swallow it
+            failures.append(error)
+
+    threads = [Thread(target=ask, args=[at]) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_compiled_models_follow_their_weights():
+    """They are compiled with frozen weights, which torch keeps beyond the program."""
+    model, trie, ids = tiny_llama(1, 2), Trie(random_items(200)), torch.tensor([[5, 6, 7]])
+    program = Program()
+    for _ in range(2):
+        assert_same_lists(
+            beam_search(model, ids, trie=trie, width=3, program=program), beam_search(model, ids, trie=trie, width=3)
+        )
+        trained(model)
+    assert_same_lists(
+        beam_search(model, ids, trie=trie, width=3, program=Program()), beam_search(model, ids, trie=trie, width=3)
+    )

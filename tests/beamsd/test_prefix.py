@@ -48,7 +48,7 @@ def test_the_lists_are_the_same_and_the_prefix_is_not_read(search, verification,
             assert short.accepted.tolist() == whole.accepted.tolist()
             assert short.target_tokens == (whole.target_tokens[0] - len(SHARED), *whole.target_tokens[1:])
             assert whole.prompt_tokens - short.prompt_tokens == len(SHARED)
-    assert target in prefix._kept, "under a program too"
+    assert target in prefix._kept._facts, "under a program too"
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "gemma", "qwen3"])

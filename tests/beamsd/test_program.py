@@ -101,6 +101,7 @@ def test_cuda_graphs_give_what_others_give_and_wait_once_a_round(search, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 @torch.inference_mode()
 def test_compiled_models_give_what_others_give():
     target, trie, program = tiny_llama(1, 2), Trie(random_items(200)), Program()
