@@ -11,7 +11,8 @@ from typing import TextIO
 
 from genrec.cli import is_main_process
 from genrec.errors import UserError
-from genrec.files import FACTS, LOCK, check_ours, check_output, contents, read_json, sha256, write_json, written
+from genrec.files import FACTS, LOCK, check_ours, check_output, contents, sha256, write_json, written
+from genrec.text import read_json
 
 logger = logging.getLogger(__name__)
 

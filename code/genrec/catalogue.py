@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.errors import UserError
-from genrec.files import read_bytes, read_json, sha256, write_json
+from genrec.files import sha256, write_json
+from genrec.text import read_json, read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,9 +115,11 @@ class Catalogue:
         )
 
 
-def _natural(token: str) -> tuple[list[int | str], str]:
+def _natural(token: str) -> tuple[list[tuple[int, str] | str], str]:
     """A sort key; the token itself settles <a_1> against <a_01>, so that every process has the same order."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", token)], token
+    parts = re.split(r"([0-9]+)", token)
+    parts[1::2] = [(len(digits), digits) for digits in (part.lstrip("0") for part in parts[1::2])]  # of any length
+    return parts, token
 
 
 def read_stop_list(path: Path, catalogue: Catalogue) -> set[int]:
@@ -126,18 +129,19 @@ def read_stop_list(path: Path, catalogue: Catalogue) -> set[int]:
     would be left.
     """
     items: set[int] = set()
-    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
-        if not _NUMBER.fullmatch(line.strip()):
+    for number, line in read_rows(path):
+        text = re.sub(r"\.0+$", "", line)  # as pandas writes integers of a column that lacks some
+        if not _NUMBER.fullmatch(text):
             raise UserError(
                 f"{path}, line {number}: {line[:60]!r} is not the number of an item; write one a line, from 0 as in "
                 "the identifier index (items.parquet, where there is one, gives the number of a raw id)"
             )
-        if int(line) not in catalogue.identifiers:
+        if int(text) not in catalogue.identifiers:
             raise UserError(
-                f"{path}, line {number}: item {int(line)} is not in the catalogue; remove the line, or name the index "
+                f"{path}, line {number}: item {text} is not in the catalogue; remove the line, or name the index "
                 "that holds it with --index FILE"
             )
-        items.add(int(line))
+        items.add(int(text))
     if len(items) == len(catalogue.identifiers):
         raise UserError(f"{path}: names all {len(items)} items, so that none is left to recommend; remove some lines")
     return items

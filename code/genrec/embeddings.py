@@ -15,8 +15,9 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_json, write_json
+from genrec.files import atomic_path, write_json
 from genrec.progress import progress_bar
+from genrec.text import read_json
 
 PART = 4096  # texts that are encoded between two files
 POOLINGS = ("mean", "cls")

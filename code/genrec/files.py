@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from genrec.errors import UserError
+from genrec.text import read_json
 
 FACTS = "facts.json"  # of a finished folder: what made it, and which files it holds
 LOCK = ".lock"  # of a run that is at work in a folder
@@ -148,31 +149,6 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> object:
-    """Raises UserError if the file is missing, not JSON, or names a key twice."""
-    try:
-        return json.loads(read_bytes(path), object_pairs_hook=lambda pairs: _without_duplicates(path, pairs))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON, perhaps truncated ({error}); fetch or write it again") from error
-
-
-def _without_duplicates(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise UserError(f"{path}: key {twice!r} stands twice; keep one")
-    return result
-
-
-def read_bytes(path: Path, hint: str = "check the path") -> bytes:
-    """Raises UserError, which ends in `hint`, if the file is missing."""
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such file; {hint}") from error
 
 
 def file_sha256(path: Path) -> str:

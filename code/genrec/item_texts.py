@@ -2,7 +2,6 @@
 
 import ast
 import csv
-import gzip
 import html
 import json
 import re
@@ -19,6 +18,7 @@ from genrec.errors import UserError
 from genrec.files import sha256
 from genrec.progress import progress_bar
 from genrec.splits import load_splits
+from genrec.text import read_lines
 
 ITEMS = "items.parquet"  # of either process_data: raw_id (string), item (int)
 NUMBER = "item"  # the column of item numbers
@@ -150,21 +150,19 @@ def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
         batches = _parquet(path).iter_batches(batch_size=4096)
         yield from ((f"{path}, row {n}", row) for n, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
     elif kind in ("csv", "json", "jsonl", "ndjson"):
-        opened = gzip.open if path.name.endswith(".gz") else open
-        try:
-            with opened(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
-                yield from _csv_rows(path, file) if kind == "csv" else _json_rows(path, file)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise UserError(f"{path}: truncated or not gzip ({error}); fetch it again") from error
+        yield from (_csv_rows if kind == "csv" else _json_rows)(path, read_lines(path))
     else:
         raise UserError(f"--items {path}: ends in none of .json, .jsonl, .ndjson, .csv (plain or .gz), .parquet")
 
 
 def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:
     reader = csv.DictReader(file)
-    for row in reader:
-        uneven = None in row or None in row.values()
-        yield f"{path}, line {reader.line_num}", "not as many fields as the header" if uneven else row
+    try:
+        for row in reader:
+            uneven = None in row or None in row.values()
+            yield f"{path}, line {reader.line_num}", "not as many fields as the header" if uneven else row
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
 
 
 def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:
@@ -177,7 +175,7 @@ def _parse(line: str) -> dict | str:
     """A JSON object, or, as in the metadata of 2014, a Python dict of constants, which is parsed and never executed."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # escapes such as \/ in what is not meant as Python

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from genrec.errors import UserError
-from genrec.files import read_bytes
+from genrec.text import read_bytes
 
 # The bytes' own mistakes, wherever in numpy's header reader or in the unpickler they come to light.
 _BROKEN = (ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, SyntaxError, TypeError,

@@ -7,7 +7,7 @@ The Amazon reviews need no flags: 2014 and 2018 (`reviewerID`, `asin`, `overall`
 import csv
 import glob
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec.errors import UserError
+from genrec.text import read_blocks
 
 FORMATS = ("json", "csv", "parquet")
 # Role -> the names that are known for it, the best first (2023: parent_asin is the product, asin its variant).
@@ -25,8 +26,6 @@ KNOWN = {
     "timestamp": ("timestamp", "unixreviewtime", "time", "unix_time", "ts", "datetime", "date"),
     "rating": ("rating", "overall", "score", "stars"),
 }
-BLOCK = 8 << 20  # bytes of text that are read at once
-LONGEST = 64 << 20  # bytes of a line, beyond which the file is no text of lines
 DELIMITERS = ",\t;|"
 
 
@@ -82,7 +81,15 @@ def inspect(path: Path, form: str | None, wanted: dict[str, str | None], names: 
         names = _keys(path, lines)
         return Source(path, "json", names, _choose(path, names, wanted))
     delimiter = max(DELIMITERS, key=lines[0].count)
-    named = tuple(next(csv.reader([lines[0]], delimiter=delimiter)))
+    if delimiter not in lines[0]:
+        raise UserError(
+            f"{path}, line {next(iter(numbered))}: {lines[0].strip()[:60]!r} has none of the delimiters that are "
+            "taken: comma, tab, ; and |; put one in place of its own: sed 's/::/\\t/g' FILE > NEW"
+        )
+    try:
+        named = tuple(next(csv.reader([lines[0]], delimiter=delimiter)))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {next(iter(numbered))}: not CSV ({error})") from error
     if names and len(names) != len(named):
         raise UserError(f"{path}, line 1: {len(named)} fields, but --columns names {len(names)}; name them all")
     columns = _choose(path, tuple(names) or named, wanted)
@@ -110,53 +117,33 @@ def _keys(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
     for line in lines:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # counted and shown when all is read
         if isinstance(record, dict):
             keys.update(dict.fromkeys(record))
     if not keys:
-        raise UserError(
-            f"{path}, line 1: {lines[0].strip()[:60]!r} is no JSON object, nor is any of the first {len(lines)} lines; "
-            "one object a line is needed, no array"
-        )
+        raise UserError(f"{path}, line 1: {lines[0].strip()[:60]!r} {_not_objects(lines)}")
     return tuple(keys)
+
+
+def _not_objects(lines: Sequence[str]) -> str:
+    """What lines are of which none is a JSON object, and what to do."""
+    first = lines[0].lstrip()
+    if first.startswith("["):
+        return "begins a JSON array, and one object a line is needed: jq -c '.[]' FILE > NEW"
+    if first.startswith(("{'", "{u'")):
+        return (
+            "is a Python dict, as in Amazon's files of 2014, and JSON is needed: python -c 'import ast, json, sys; "
+            "[print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]' < FILE > NEW"
+        )
+    return f"is no JSON object, nor is any of the first {len(lines)} lines; one object a line is needed"
 
 
 def _first_lines(path: Path) -> dict[int, str]:
     """Number -> line, at most 100 of the first, without blank ones."""
-    block = next(read_blocks(path, lambda position: None), b"")
+    block = next(read_blocks(path), b"")
     lines = block.decode("utf-8", "replace").split("\n")[:100]
     return {number: line for number, line in enumerate(lines, 1) if line.strip()}
-
-
-def read_blocks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
-    """The text of a file, plain or gz, in blocks of whole lines, each with its line end; without a byte order mark.
-
-    progress is told the bytes of the file that have been read. Raises UserError for a damaged gz or an endless line.
-    """
-    rest, first = b"", True
-    with pa.OSFile(str(path)) as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        stream = pa.CompressedInputStream(file, "gzip") if zipped else file  # a third faster than Python's own
-        while block := _read(path, stream):
-            progress(file.tell())
-            block = rest + (block.removeprefix(b"\xef\xbb\xbf") if first else block)
-            end, first = block.rfind(b"\n") + 1, False
-            rest = block[end:]
-            if len(rest) > LONGEST:
-                raise UserError(f"{path}: a line of more than {LONGEST >> 20} MiB; records must stand on lines")
-            if end:
-                yield block[:end]
-    if rest:
-        yield rest + b"\n"
-
-
-def _read(path: Path, stream: pa.NativeFile) -> bytes:
-    try:
-        return stream.read(BLOCK)
-    except OSError as error:
-        raise UserError(f"{path}: damaged or truncated gz ({error}); fetch it again") from error
 
 
 def as_lines(block: bytes, number: int) -> pa.RecordBatch:

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from genrec.errors import UserError
 from genrec.progress import progress_bar
-from genrec.raw import Source, as_lines, read_blocks
+from genrec.raw import Source, as_lines
+from genrec.text import read_blocks
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_bytes, sha256, write_text
+from genrec.files import atomic_path, sha256, write_text
 from genrec.npy import read_npy_dict
+from genrec.text import read_rows
 
 SPLITS = ("train", "valid", "test")
 _DICTS = {"train": "training_dict.npy", "valid": "validation_dict.npy", "test": "testing_dict.npy"}
@@ -115,7 +116,7 @@ def _names(files: dict[str, str]) -> tuple[str, ...]:
 def _read_text(path: Path) -> dict[int, list[int]]:
     """One line a user: `user item item …`, all numbers one higher than in the dicts."""
     interactions = {}
-    for number, line in enumerate(read_bytes(path).decode("utf-8", "replace").splitlines(), 1):
+    for number, line in read_rows(path):
         try:
             user, *items = (int(field) - 1 for field in line.split())
         except ValueError as error:

@@ -17,7 +17,7 @@ import yaml
 
 from genrec.cli import errors_in_one_line
 from genrec.errors import UserError
-from genrec.files import read_bytes
+from genrec.text import read_text
 from specgr.settings import SpecGRSettings
 
 Flags = typing.TypeVar("Flags")
@@ -165,7 +165,7 @@ def load_config(path: Path, overrides: dict[str, str | bool] | None = None) -> C
 
     Raises UserError that names the file and the key.
     """
-    values = _yaml(read_bytes(path).decode("utf-8", "replace"), str(path))
+    values = _yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a YAML mapping of keys to values")
     hints = _keys(Config)
@@ -220,7 +220,9 @@ class _Loader(yaml.SafeLoader):
 def _yaml(text: str, where: str) -> object:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deep to be read") from error
+    except (yaml.YAMLError, ValueError) as error:  # a number of 5,000 digits is the latter
         raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
 
 

@@ -177,7 +177,7 @@ def load_texts(source: str, category: str, wanted: Iterable[str]) -> dict[str, s
                 texts[item["parent_asin"]] = text_of(item)
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; check --category and --source") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}, line {number}: not a JSON object with parent_asin ({error!r})") from error
     if len(texts) < len(wanted):
         logger.warning(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from genrec.artefacts import FACTS, NOTE, already_done, clear, fingerprint, make_facts, read_facts, write_facts
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_json
+from genrec.files import atomic_path
+from genrec.text import read_json
 from specgr.beams import Prefixes
 from specgr.config import Config, Plan, flat
 from specgr.data import Data

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_json, write_json
+from genrec.files import atomic_path, write_json
+from genrec.text import read_json
 from specgr.config import Plan
 from specgr.objectives import Objective
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_json, write_json
+from genrec.files import atomic_path, write_json
+from genrec.text import read_json
 
 WEIGHTS = "model.safetensors"
 Model = TypeVar("Model", bound=nn.Module)

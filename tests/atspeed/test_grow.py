@@ -20,7 +20,8 @@ from conftest import ROOT, environment, random_items, random_prompts, tiny_model
 from genrec.artefacts import fingerprint, make_facts, read_facts
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
-from genrec.files import read_json, write_json
+from genrec.files import write_json
+from genrec.text import read_json
 from genrec.toy import make_toy
 
 # The small model: hidden 32, intermediate 64, 2 layers, 4 heads of 8 on 2 key/value heads, with what is named here.

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import ROOT, STAGES, environment, script, succeed
 from genrec.baselines import BASELINES
 from genrec.catalogue import Catalogue
-from genrec.files import read_json
+from genrec.text import read_json
 from genrec.toy import make_toy
 
 RESULTS = "output/toy/results/draft-AtSpeedSModel/K1-5_N12_gamma3_batch16_float32_test"

@@ -12,7 +12,8 @@ from atspeed.shapes import SHAPES
 from genrec.catalogue import Catalogue
 from genrec.dataset import Sample
 from genrec.errors import UserError
-from genrec.files import read_json, write_json
+from genrec.files import write_json
+from genrec.text import read_json
 
 CATALOGUE = Catalogue({i: (f"<a_{i // 4}>", f"<b_{i % 4}>") for i in range(16)})
 TOKENIZERS = {

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from conftest import STAGES, script
-from genrec.files import read_json, write_json
+from genrec.files import write_json
+from genrec.text import read_json
 from genrec.toy import make_toy
 
 

@@ -17,7 +17,8 @@ from atspeed.precision import check_mixed_precision, check_quantised
 from atspeed.training import Schedule
 from conftest import ROOT, random_prompts, tiny_llama, tiny_model
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_json, write_text
+from genrec.files import atomic_path, write_text
+from genrec.text import read_json
 from scale_worker import ITEM_TOKENS, MOMENTS, train
 
 WORKER = ROOT / "tests" / "scale_worker.py"

@@ -20,7 +20,8 @@ from conftest import ROOT, environment, succeed
 from genrec.artefacts import make_facts
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
-from genrec.files import read_json, write_json
+from genrec.files import write_json
+from genrec.text import read_json
 from genrec.toy import make_toy
 
 ORIGIN = {"target": "a", "shard": 0}

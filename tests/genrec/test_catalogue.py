@@ -124,7 +124,7 @@ def test_what_is_stopped_has_no_identifier_unless_it_shares_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0\n\n1\n", r", line 2: '' is not the number of an item; write one a line, from 0"),
+        ("0\n\nx\n", r", line 3: 'x' is not the number of an item; write one a line, from 0"),
         ("0\n1 3\n", r", line 2: '1 3' is not the number of an item"),
         ("B000052YOW\n", r", line 1: 'B000052YOW' is not the number .*items\.parquet"),
         ("-1\n", r", line 1: '-1' is not the number of an item"),

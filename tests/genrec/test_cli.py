@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 from genrec.artefacts import write_facts
 from genrec.errors import UserError
-from genrec.files import atomic_path, read_bytes
+from genrec.files import atomic_path
+from genrec.text import read_bytes
 
 STAGE = '''
 import json

@@ -110,7 +110,8 @@ def test_broken_rows_are_named_by_line_and_nothing_is_executed(tmp_path):
     [
         ("meta.json", '{"asin": "X", "title": "other"}\n', r"no row names an item of the data set, such as 'B001'"),
         ("meta.txt", "x", r"ends in none of \.json"),
-        ("meta.json.gz", "not gzip", r"truncated or not gzip"),
+        ("meta.json.gz", "not gzip", r"1 broken rows, the first: .*meta.json.gz, line 1: neither JSON nor a dict"),
+        ("items.csv", "asin,title\nB001," + 200_000 * "x", r"items.csv, line 1: not CSV \(field larger than"),
         ("meta.parquet", "not parquet", r"not a Parquet file"),
         ("items.csv", "raw,title\nB001\n", r"1 broken rows, the first: .*items.csv, line 2: not as many fields"),
         ("absent.csv", None, r"no such file"),

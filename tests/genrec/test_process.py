@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import genrec.raw as raw_module
 from conftest import BEAUTY, ROOT, STAGES, save_encoder, script, succeed
+from genrec import text
 from genrec.cli import run
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
@@ -320,7 +320,7 @@ def test_a_broken_row_of_a_parquet_file_is_shown_by_its_number(tmp_path, caplog)
 
 
 def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(raw_module, "BLOCK", 100)
+    monkeypatch.setattr(text, "BLOCK", 100)
     lines = GOOD["csv"] + [f"u,i,5,soon{k}" for k in range(30)]
     for path, open_with in ((tmp_path / "raw.csv", open), (tmp_path / "raw.csv.gz", gzip.open)):
         with open_with(path, "wb") as file:
@@ -339,7 +339,13 @@ def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(
         ("user,item,time\n1,2,3\n", ["--item", "sku"], "raw: --item sku: no such column; the columns are user, item"),
         ("user,item,time\n1,2,3\n", ["--rating", "stars"], "raw: --rating stars: no such column; the columns are user"),
         ('{"user": 1}\n', [], "raw: no column is known as item; pass --item NAME; the columns are user"),
-        ('[{"user": 1}]', [], "raw, line 1: '[{\"user\": 1}]' is no JSON object, nor is any of the first 1 lines"),
+        ('[{"user": 1}]', [], "raw, line 1: '[{\"user\": 1}]' begins a JSON array, and one object a line"),
+        ("{'user': 1}", ["--format", "json"], "raw, line 1: \"{'user': 1}\" is a Python dict, as in Amazon's files of"),
+        ("1::2::5::3\n", ["--columns", "user,item,rating,time"], "'1::2::5::3' has none of the delimiters that are"),
+        ("user::item\n", [], "raw, line 1: 'user::item' has none of the delimiters that are taken: comma, tab,"),
+        (100_000 * '{"user":' + "\n", [], "is no JSON object, nor is any of the first 1 lines"),
+        ('user,"' + 200_000 * "x" + '",time\n', [], "raw, line 1: not CSV (field larger than"),
+        ("user,item,time\n1,2,3\n".encode("utf-16"), [], "raw: is UTF-16; convert it to UTF-8: iconv -f UTF-16"),
         ("", [], "raw: holds nothing"),
         ("user,item,time\n1,2,3\n", ["--format", "parquet"], "raw: not a Parquet file, or damaged"),
         ("user,item,time\n1,2,3\n", ["--format", "json"], "raw, line 1: 'user,item,time' is no JSON object"),
@@ -354,7 +360,7 @@ def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(
         ("user,item,time\n1,2,3\n", ["--ratios", "8,2,0"], "--ratios 8.0,2.0,0.0: pass three numbers above 0"),
         ("user,item,time\n1,2,3\n", ["--item_core=-1"], "--user_core 0, --item_core -1: at least 0"),
         ("user,item,time\n1,2,3\n", ["--min_train_items", "0"], "--min_train_items 0: at least 1"),
-        (gzip.compress(b"user,item,time\n1,2,3\n" * 999, mtime=0)[:-9], [], "raw: damaged or truncated gz"),
+        (gzip.compress(b"user,item,time\n1,2,3\n" * 999, mtime=0)[:-9], [], "raw: truncated gz: it ends before"),
     ],
 )  # fmt: skip
 def test_bad_input_ends_in_one_line_and_leaves_nothing(content, flags, message, tmp_path):

@@ -52,7 +52,7 @@ def test_the_fingerprint_is_that_of_the_interactions(tmp_path):
         (DICTS, "testing_dict.npy", None, r"testing_dict\.npy: no such file; a data set needs"),
         (TEXTS, "sequential_train.txt", "1 5\n2 x 2\n", r"sequential_train\.txt, line 2: '2 x 2' is not a row"),
         (TEXTS, "sequential_train.txt", "1 5\n2 1.0\n", r"sequential_train\.txt, line 2: '2 1\.0' is not a row"),
-        (TEXTS, "sequential_train.txt", "1 5\n\n2 1\n", r"sequential_train\.txt, line 2: '' is not a row"),
+        (TEXTS, "sequential_train.txt", "1 5\n\n2 x\n", r"sequential_train\.txt, line 3: '2 x' is not a row"),
         (TEXTS, "sequential_test.txt", "1 2\n2 1\n1 3\n", r"sequential_test\.txt, line 3: user 1 stands twice"),
         (TEXTS, "sequential_train.txt", "1 5\n2 0 1\n", r"sequential_train\.txt, line 2: '2 0 1' holds a number below"),
         (TEXTS, "sequential_train.txt", "0 5\n2 1\n", r"sequential_train\.txt, line 1: '0 5' holds a number below"),

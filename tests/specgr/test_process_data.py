@@ -10,9 +10,9 @@ from datasets import Dataset
 from conftest import ROOT, save_encoder, script, succeed
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
-from genrec.files import read_json
 from genrec.quantise import identification_digits
 from genrec.rqvae import load_model
+from genrec.text import read_json
 from specgr.config import load_config
 from specgr.data import load_data, load_embeddings
 from specgr.process_data import main, save
