@@ -10,10 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from atspeed.checkpoints import Setting, save_checkpoint, whole_weights
+from atspeed.model_files import check_model_path
 from atspeed.objectives import make_objective
 from atspeed.precision import check_mixed_precision, check_precision, check_quantised
 from atspeed.schedule import Schedule
-from atspeed.shapes import check_dtype, check_model_path
+from atspeed.shapes import check_dtype
 from genrec.artefacts import already_done, clear, is_done, make_facts
 from genrec.cli import process_count, run
 from genrec.dataset import load_dataset, take
@@ -81,7 +82,7 @@ def main(
 
     from atspeed.alignment import Alignment
     from atspeed.lora import add_lora, merge_lora
-    from atspeed.models import add_item_tokens, load_model, teach_tokenizer
+    from atspeed.models import add_item_tokens, check_positions, load_model, teach_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_samples
     from atspeed.samples import HistoryLoss, Samples
@@ -90,6 +91,7 @@ def main(
     state, precision = this_process(), check_mixed_precision(mixed_precision, weights, frozen=not full)
     schedule = replace(schedule, mixed_precision=precision)
     tokenizer = teach_tokenizer(base_model, data.catalogue)
+    check_positions(base_model, cutoff, "pass one")
     train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff) for samples in (train, valid))
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import Checkpoint, open_checkpoint, save_checkpoint, whole_weights
+from atspeed.model_files import check_model_path
 from atspeed.objectives import ITEM, Objective, make_objective
 from atspeed.policy import Shares
 from atspeed.precision import check_mixed_precision, check_precision
 from atspeed.schedule import Schedule, check_selection
-from atspeed.shapes import check_dtype, check_model_path
+from atspeed.shapes import check_dtype
 from atspeed.teacher_data import TeacherData
 from genrec.artefacts import already_done, clear, is_done, make_facts
 from genrec.cli import process_count, run
@@ -93,7 +94,14 @@ def main(
     from accelerate.utils import set_seed
 
     from atspeed.alignment import Alignment, DataPolicy
-    from atspeed.models import check_same_vocabulary, load_config, load_model, load_tokenizer, vocabulary_size
+    from atspeed.models import (
+        check_positions,
+        check_same_vocabulary,
+        load_config,
+        load_model,
+        load_tokenizer,
+        vocabulary_size,
+    )
     from atspeed.processes import this_process
     from atspeed.selection import Selection
     from atspeed.training import fit
@@ -102,6 +110,7 @@ def main(
     state, schedule = this_process(), replace(schedule, mixed_precision=check_mixed_precision(mixed_precision, weights))
     tokenizer = load_tokenizer(target_model)
     check_same_vocabulary(base_model, tokenizer, data.catalogue)
+    check_positions(base_model, target.setting.cutoff, "give another draft, or a target with a cutoff")
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
             return

@@ -52,7 +52,7 @@ REFUSED = {  # program and flags -> what the line says
     f"{FINETUNE} --max_users 0": "a cap on users must be at least 1",
     f"{FINETUNE} --index {{no}}": "no: no such file",
     FINETUNE: "no: no model there; give a folder",
-    f"finetune_llama --output_dir {{made}} --base_model {{data}} {TOY}": "was made with --base_model None, not",
+    f"finetune_llama --output_dir {{made}} --base_model some/base {TOY}": "was made with --base_model None, not",
     "generate_teacher_data --target_model {no} --output_dir {new} --dataset nowhere": "no such data set folder",
     f"generate_teacher_data --target_model {{no}} --output_dir {{new}} {TOY} --beam_size 0": "must be at least 1",
     f"{INFERENCE} --run_beam_sizes 0": "--run_beam_sizes 0: give one or more numbers",

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     },
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
-        "pandas", "matplotlib",
+        "pandas", "matplotlib", "huggingface_hub",  # which comes with transformers
     },
     "specgr": {
         "genrec", "beamsd", "torch", "transformers", "accelerate", "safetensors", "datasets", "numpy", "pandas", "yaml",

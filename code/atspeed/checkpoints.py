@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import fingerprint, read_facts, write_facts
+from atspeed.model_files import check_model_folder
+from genrec.artefacts import fingerprint, from_facts, read_facts, write_facts
 from genrec.catalogue import Catalogue
 from genrec.dataset import Dataset
 from genrec.errors import UserError
@@ -90,7 +91,8 @@ def open_checkpoint(path: str, stage: str, script: str, dataset: Dataset, grown:
     Raises UserError if it is not there, unfinished, of another stage, or of another data set or catalogue.
     """
     facts = read_facts(Path(path), stage, script)
-    setting = Setting(**facts["setting"])
+    setting = from_facts(path, facts, "setting", Setting)
+    check_model_folder(Path(path))
     check_same_data(path, setting, _as_it_was(Path(path), dataset) if grown else dataset)
     return Checkpoint(path, setting, fingerprint(facts))
 

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 import sentencepiece
 import torch
+from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,9 +20,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from atspeed.model_files import no_model
 from atspeed.processes import this_process
 from atspeed.prompts import PROMPT
-from atspeed.shapes import Shape, check_shape, no_model
+from atspeed.shapes import Shape, check_shape
 from genrec.artefacts import make_facts, write_facts
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
@@ -31,9 +33,19 @@ disable_progress_bar()  # of loading and writing weights, which is seconds; ours
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Raises UserError if there is no tokenizer at `path`."""
+    """Raises UserError if there is no tokenizer at `path`, it is damaged, or it has no EOS, which ends a response."""
     load_config(path)
-    return AutoTokenizer.from_pretrained(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # of any kind, if its files are not what they should be
+        raise UserError(
+            f"{path}: its tokenizer cannot be read ({_first_sentence(error)}); fetch or write the folder again"
+        ) from error
+    if tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens}:
+        raise UserError(f"{path}: its tokenizer has no vocabulary; put its files (tokenizer.json or the like) there")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f'{path}: its tokenizer has no EOS; name one as "eos_token" in its tokenizer_config.json')
+    return tokenizer
 
 
 def teach_tokenizer(path: str, catalogue: Catalogue) -> PreTrainedTokenizerBase:
@@ -70,24 +82,69 @@ def load_model(
 
 def load_config(path: str) -> PreTrainedConfig:
     """Raises UserError if there is no model at `path`, or it is not decoder-only."""
+    if not Path(path).is_dir():
+        _find_on_hub(path)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise no_model(path) from error
+        if Path(path).is_dir() and not (Path(path) / "config.json").exists():
+            raise no_model(path) from error
+        raise UserError(f"{path}: its config.json cannot be used ({_first_sentence(error)})") from error
     if config.is_encoder_decoder:
         raise UserError(f"{path}: a {config.model_type} is an encoder-decoder; give a decoder-only model")
     return config
 
 
+def _find_on_hub(name: str) -> None:
+    """Raises UserError if a model is neither in the cache nor on the hub, after one try, and says why."""
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except errors.HFValidationError as error:
+        raise no_model(name) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise UserError(f"{name}: no such folder, and not in the cache, with HF_HUB_OFFLINE set; unset it") from error
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{name}: is gated; ask for access on its page of the hub, and log in: hf auth login"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name}: no such folder, and no such model on the hub; check the name, or if it is private log in: "
+            "hf auth login"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise UserError(f"{name}: has no config.json on the hub, so it is no whole model; give another") from error
+    except Exception as error:  # of the HTTP library, which has changed its name from release to release
+        raise UserError(
+            f"{name}: no such folder, and the hub cannot be asked for it ({_first_sentence(error)}); check the "
+            "network, or give the folder of a downloaded model"
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+
+
+def check_positions(path: str, cutoff: int, fix: str) -> None:
+    """Raises UserError, which ends in `fix`, if the model at `path` has no positions for `cutoff` tokens. With rotary
+    embeddings any number of positions can be computed."""
+    config = load_config(path).get_text_config()
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and most < cutoff and not hasattr(config, "rope_parameters"):
+        raise UserError(f"{path}: has positions for {most} tokens, and --cutoff is {cutoff}; {fix} of at most {most}")
+
+
 def vocabulary_size(path: str) -> int:
     """Rows of the embedding of the model at `path`; there may be more than its tokenizer has tokens."""
-    return load_config(path).vocab_size
+    return load_config(path).get_text_config().vocab_size
 
 
 def add_item_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> list[int]:
     """Teach the tokenizer the identifiers' tokens and give the model rows for them; returns their ids."""
     tokenizer.add_tokens(catalogue.tokens)
-    if len(tokenizer) > model.config.vocab_size:
+    if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return tokenizer.convert_tokens_to_ids(catalogue.tokens)
 

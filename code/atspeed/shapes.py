@@ -1,7 +1,6 @@
-"""What a model is asked for by name: a folder, the sizes of LLaMA, and in which numbers its weights are."""
+"""What is asked for by name: the sizes of LLaMA, and in which numbers weights are."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from genrec.errors import UserError
 
@@ -27,19 +26,6 @@ SHAPES = {
     "tinyllama-1.1b": Shape(2048, 5632, 22, 32, 4, 32000),
     "llama-7b": Shape(4096, 11008, 32, 32, 32, 32000),
 }
-
-
-def no_model(path: str) -> UserError:
-    return UserError(
-        f"{path}: no model there; give a folder or a Hugging Face name, or make a random one: "
-        f"python code/init_model.py --output {path} --shape tiny"
-    )
-
-
-def check_model_path(path: str) -> None:
-    """Raises UserError for what can only be a folder and is none; NAME and OWNER/NAME may be those of the hub."""
-    if (path.startswith(("/", ".", "~")) or path.count("/") > 1) and not Path(path).is_dir():
-        raise no_model(path)
 
 
 def check_dtype(dtype: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import Checkpoint, Setting, check_same_data
 from atspeed.shards import Origin, check, load, shard_path
-from genrec.artefacts import read_facts
+from genrec.artefacts import from_facts, read_facts
 from genrec.cli import is_local_main_process
 from genrec.dataset import Dataset, Sample, take
 from genrec.errors import UserError
@@ -94,9 +94,9 @@ class TeacherData:
         facts = read_facts(Path(path), STAGE, SCRIPT)
         if facts.get("format") != FORMAT:
             raise UserError(f"{path}: was written by another version of this stage; {AGAIN} --overwrite")
-        setting = Setting(**facts["setting"])
+        setting = from_facts(path, facts, "setting", Setting)
         check_same_data(path, setting, dataset)
-        manifest = Manifest(Plan(**facts["plan"]), setting, facts["target"], facts["samples"])
+        manifest = Manifest(from_facts(path, facts, "plan", Plan), setting, facts["target"], facts["samples"])
         if manifest.plan.split != split:
             raise UserError(f"{path}: holds the {manifest.plan.split} split, the {split} split is needed here")
         if manifest.target != target.fingerprint:

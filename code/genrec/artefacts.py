@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar, get_type_hints
 
 from genrec.cli import is_main_process
 from genrec.errors import UserError
@@ -15,6 +15,7 @@ from genrec.files import FACTS, LOCK, check_ours, check_output, contents, sha256
 from genrec.text import read_json
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 NOTE = "arguments.json"  # of what is begun
 # What stages write before they have ended, as patterns of `fnmatch`, in which * also stands for /.
@@ -55,7 +56,18 @@ def read_facts(folder: Path, stage: str | tuple[str, ...], script: str) -> dict:
     if not isinstance(facts, dict) or facts.get("stage") not in stages:
         written = facts.get("stage") if isinstance(facts, dict) else "something else"
         raise UserError(f"{folder}: was written by {written}, but the output of {' or '.join(stages)} is needed here")
+    if not isinstance(facts.get("arguments"), dict):
+        raise UserError(f"{folder / FACTS}: does not say its arguments, perhaps damaged; make the folder again")
     return facts
+
+
+def from_facts(folder: str, facts: dict, name: str, kind: type[T]) -> T:
+    """The dataclass that the facts of a folder hold as `name`. Raises UserError if a field is missing or of another
+    type."""
+    said, hints = facts.get(name), get_type_hints(kind)
+    if not isinstance(said, dict) or not all(isinstance(said.get(field), hint) for field, hint in hints.items()):
+        raise UserError(f"{folder}/{FACTS}: does not say its {name}, perhaps damaged; make the folder again")
+    return kind(**{field: said[field] for field in hints})
 
 
 def fingerprint(facts: dict) -> str:

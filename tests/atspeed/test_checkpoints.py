@@ -1,14 +1,22 @@
 """What a checkpoint holds, and what is said of one that is damaged."""
 
+import re
+import shutil
+import threading
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, GPT2Config
 
-from atspeed.checkpoints import Setting, save_checkpoint
-from atspeed.models import random_model
+import atspeed.models
+from atspeed.checkpoints import Setting, open_checkpoint, save_checkpoint
+from atspeed.model_files import check_model_path
+from atspeed.models import check_positions, load_config, load_tokenizer, random_model
 from genrec.artefacts import make_facts
 from genrec.dataset import load_dataset
+from genrec.errors import UserError
+from genrec.files import read_json, write_json
 from genrec.toy import make_toy
 
 CHAT = {  # as of Qwen2.5-Instruct, and what some checkpoints have beside it
@@ -24,11 +32,184 @@ def data(tmp_path_factory):
     return load_dataset(folder, "toy")
 
 
-def test_nothing_that_a_base_model_asks_of_generate_is_in_a_checkpoint_but_its_special_tokens(data, tmp_path):
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A target, of which the base model was made for chat."""
+    folder = tmp_path_factory.mktemp("whole") / "target"
     model, tokenizer = random_model("tiny", data.catalogue, "float32", 0)
     model.generation_config = GenerationConfig(**CHAT)
     facts = make_facts("finetune_llama", {}, setting=asdict(Setting.of(data, 20, 512)))
-    save_checkpoint(tmp_path / "target", model, tokenizer, data, facts)
-    saved = GenerationConfig.from_pretrained(tmp_path / "target")
+    save_checkpoint(folder, model, tokenizer, data, facts)
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "target")
+
+
+def test_nothing_that_a_base_model_asks_of_generate_is_in_a_checkpoint_but_its_special_tokens(whole):
+    saved = GenerationConfig.from_pretrained(whole)
     assert saved.to_diff_dict().keys() - {"transformers_version"} == {"bos_token_id", "eos_token_id", "pad_token_id"}
-    assert saved.eos_token_id == tokenizer.eos_token_id
+    assert saved.eos_token_id == AutoTokenizer.from_pretrained(whole).eos_token_id
+
+
+def emptied(file):
+    file.write_bytes(b"")
+
+
+def truncated(file):
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def beheaded(file):
+    file.write_bytes(file.read_bytes()[:20])
+
+
+def listed(file):
+    file.write_text("[]")
+
+
+def pointed(file):
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+
+
+def replaced(file):
+    file.unlink()
+    file.mkdir()
+
+
+def sharded(file):
+    """The second of two files is missing."""
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    file.rename(file.with_name(shards[0]))
+    write_json(file.with_name("model.safetensors.index.json"), {"weight_map": dict(zip("ab", shards, strict=True))})
+
+
+JSON = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+DAMAGES = [
+    *((name, damage, message) for name in JSON for damage, message in (
+        (emptied, "{}: is empty"), (truncated, "{}: not valid JSON"), (listed, "{}: not a JSON object"),
+        (pointed, "{}: is a pointer of Git LFS"), (replaced, "{}: no such file"),
+    )),
+    ("config.json", lambda file: file.unlink(), "no model there"),
+    *(("model.safetensors", damage, message) for damage, message in (
+        (emptied, "{}: is empty"), (truncated, "{}: damaged or truncated"), (beheaded, "{}: damaged or truncated"),
+        (pointed, "{}: is a pointer of Git LFS"), (replaced, "{}: no such file"),
+        (lambda file: file.unlink(), "holds no weights"), (sharded, "00002-of-00002.safetensors: no such file"),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
+def test_a_damaged_model_is_refused_before_any_work_as_base_and_as_target(data, folder, name, damage, message):
+    check_model_path(str(folder))
+    open_checkpoint(str(folder), "finetune_llama", "finetune_llama", data)
+    damage(folder / name)
+    message = re.escape(message.format(folder / name))
+    with pytest.raises(UserError, match=message):
+        check_model_path(str(folder))
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(str(folder), "finetune_llama", "finetune_llama", data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"setting": None}, "does not say its setting"),
+        ({"setting": {"dataset": "toy"}}, "does not say its setting"),
+        ({"max_history": "20"}, "does not say its setting"),
+        ({"arguments": None}, "does not say its arguments"),
+    ],
+)
+def test_facts_that_lack_what_is_needed_are_refused(data, folder, change, message):
+    facts = read_json(folder / "facts.json")
+    if "max_history" in change:
+        change = {"setting": facts["setting"] | change}
+    write_json(folder / "facts.json", facts | change)
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(str(folder), "finetune_llama", "finetune_llama", data)
+
+
+def test_an_adapter_is_no_model(folder):
+    (folder / "config.json").unlink()
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "some/base"})
+    with pytest.raises(UserError, match="is a LoRA adapter of some/base, not a whole model; merge it first"):
+        check_model_path(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.update(eos_token=None), "its tokenizer has no EOS"),
+        (None, "its tokenizer has no vocabulary|its tokenizer cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_trained_with_is_refused(folder, change, message):
+    load_tokenizer(str(folder))
+    if change:
+        config = read_json(folder / "tokenizer_config.json")
+        change(config)
+        write_json(folder / "tokenizer_config.json", config)
+    else:
+        (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(str(folder))
+
+
+def test_a_cutoff_beyond_learnt_positions_is_refused(folder, whole):
+    GPT2Config(n_positions=64).save_pretrained(folder)
+    check_positions(str(folder), 64, "pass one")
+    with pytest.raises(UserError, match="has positions for 64 tokens, and --cutoff is 65; pass one of at most 64"):
+        check_positions(str(folder), 65, "pass one")
+    check_positions(str(whole), 10**6, "pass one")
+
+
+@pytest.fixture
+def hub(monkeypatch, request):
+    """A hub that answers with a status and an error code of Hugging Face's; None: nobody answers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            status, code = request.param
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(atspeed.models, "hf_hub_url", lambda name, file: f"{url}/{name}/resolve/main/{file}")
+    if request.param is None:
+        server.server_close()
+        yield
+        return
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("hub", "message"),
+    [
+        (None, "no such folder, and the hub cannot be asked for it"),
+        ((503, None), "no such folder, and the hub cannot be asked for it"),
+        ((403, "GatedRepo"), "is gated; ask for access"),
+        ((404, "RepoNotFound"), "no such folder, and no such model on the hub"),
+        ((404, "EntryNotFound"), "has no config.json on the hub"),
+    ],
+    indirect=["hub"],
+)
+def test_a_name_that_the_hub_does_not_give_is_refused_with_the_cause(hub, message):
+    with pytest.raises(UserError, match=f"^some/model: {message}") as error:
+        load_config("some/model")
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_cannot_be_one_is_refused():
+    with pytest.raises(UserError, match="some--model: no model there"):
+        load_config("some--model")
