@@ -23,7 +23,7 @@ from genrec.artefacts import FACTS, make_facts, read_facts
 from genrec.cli import run
 from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
-from genrec.files import write_json
+from genrec.files import check_output, write_json
 from genrec.tables import to_markdown
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def main(
     check(methods or ALL, target_model, shape, draft_model, draft_shape, (*run_beam_sizes, *batch_sizes, requests))
     for dtype in dtypes:
         check_dtype(dtype)
-    data, output = load_dataset(data_path, dataset, index), Path(output_dir)
+    output = Path(output_dir)
+    check_output(output)
+    data = load_dataset(data_path, dataset, index)
     for path in filter(None, (target_model, draft_model)):
         check_model(path, data)
     samples = take(data.samples("test"), requests, seed)

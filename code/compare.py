@@ -22,7 +22,7 @@ from genrec.artefacts import FACTS, make_facts, read_facts
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
-from genrec.files import write_json
+from genrec.files import check_output, write_json
 
 STAGE = "compare"
 
@@ -46,6 +46,7 @@ def main(
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
     weights, output = check_dtype(dtype), Path(output_dir)
     check_widths(run_beam_sizes, draft_beam_size, gamma)
+    check_output(output)
     data = load_dataset(data_path, dataset, index)
     checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     names = [name_of(path) for path in draft_models]

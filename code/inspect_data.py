@@ -12,7 +12,7 @@ from pathlib import Path
 from genrec.cli import run
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
-from genrec.files import write_text
+from genrec.files import check_output, write_text
 
 
 def main(
@@ -24,8 +24,9 @@ def main(
     max_history: int = 20,
 ) -> None:
     path, folder = Path(output or f"output/{dataset}/data.html"), Path(data_path) / dataset
-    if path.suffix != ".html" or path.is_dir():
-        raise UserError(f"--output {path} must be a file that ends in .html")
+    if path.suffix != ".html":
+        raise UserError(f"--output {path} must end in .html")
+    check_output(path, file=True)
     if max_history < 1:
         raise UserError(f"--max_history must be at least 1, not {max_history}")
     data = load_dataset(data_path, dataset, index)

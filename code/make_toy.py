@@ -8,6 +8,7 @@ python code/make_toy.py --output data/toy --seed 0 --n_items 1000 --n_users 2000
 from pathlib import Path
 
 from genrec.cli import run
+from genrec.files import check_output
 from genrec.toy import make_toy
 
 
@@ -20,6 +21,7 @@ def main(
     new_items: float = 0.0,
 ) -> None:
     toy = make_toy(seed, n_items, n_users, mean_length, new_items)
+    check_output(Path(output))
     toy.save(Path(output))
     print(f"{output}: {len(toy.splits.train)} users, {len(toy.splits.items())} items")
 

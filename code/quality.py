@@ -17,7 +17,7 @@ from genrec.baselines import BASELINES, check_baselines
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
-from genrec.files import write_json
+from genrec.files import check_output, write_json
 
 STAGE = "quality"
 
@@ -43,6 +43,7 @@ def main(
         raise UserError(f"--split {split}: choose from valid, test; the baselines know the answers of any other")
     if min(beam_size, batch_size) < 1:
         raise UserError(f"--beam_size {beam_size} and --batch_size {batch_size} must be at least 1")
+    check_output(output)
     data = load_dataset(data_path, dataset, index)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data) if target_model else None
     max_history = target.setting.max_history if target else 20

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from genrec.cli import run
 from genrec.errors import UserError
-from genrec.files import atomic_path
+from genrec.files import atomic_path, check_output
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +142,7 @@ def main(
     path = Path(output)
     if path.suffix not in FORMATS:
         raise UserError(f"--output {output} must end in {', '.join(FORMATS)}: the suffix says the format")
+    check_output(path, file=True)
 
     import torch
 

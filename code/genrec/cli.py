@@ -22,6 +22,7 @@ from typing import NoReturn
 import fire
 
 from genrec.errors import UserError
+from genrec.files import disk_refusal
 
 LONGEST = 300  # characters of an unexpected exception that a line shows
 _AGAIN = "run the same command again to go on: what was finished is kept"
@@ -69,6 +70,8 @@ def errors_in_one_line() -> Iterator[None]:
     except RecursionError:
         _end(f"a file or value is nested too deep to be read; {_keep_traceback()}", 2)
     except Exception as error:  # whatever it is: one line here, all of it in the log
+        if full := disk_refusal(error):
+            _end(f"the disk takes no more ({full}); make room. {_keep_traceback()}", 2)
         said = " ".join(str(error).split())
         said = said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
         _end(f"{type(error).__name__}: {said}; {_keep_traceback()}", 1)
@@ -87,6 +90,8 @@ def _end_in_order_on_sigterm() -> None:
 
 
 def _end(line: str, code: int) -> NoReturn:
+    for bar in list(sys.modules["tqdm"].tqdm._instances) if "tqdm" in sys.modules else ():
+        bar.close()  # or it would be drawn once more, after the line
     sys.stdout.flush()
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and errors that name them."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -17,6 +18,7 @@ from genrec.text import read_json
 
 FACTS = "facts.json"  # of a finished folder: what made it, and which files it holds
 LOCK = ".lock"  # of a run that is at work in a folder
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is, or the user's share of it, or a file may grow no more
 _HOST = platform.node().replace("-", "_")
 
 
@@ -28,7 +30,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     process id, so two processes never write into one another. What a killed process of this machine left behind is
     removed; it is never read.
 
-    Raises UserError, which says where the finished folder is kept, if `path` has come to hold anything else meanwhile.
+    Raises UserError if the disk is full, and, which says where the finished folder is kept, if `path` has come to hold
+    anything else meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_partials(path)
@@ -41,8 +44,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _replace_folder(partial, path)
         else:
             partial.replace(path)
+    except Exception as error:
+        if said := disk_refusal(error):
+            raise UserError(f"{path}: cannot be written ({said}); make room, or choose another output") from error
+        raise
     finally:
         _remove(partial)
+
+
+def disk_refusal(error: BaseException | None) -> str | None:
+    """What the system says where a disk takes no more, if that is why an exception was raised; None for any other.
+
+    safetensors, tokenizers, Arrow and duckdb have exceptions of their own, which quote the system.
+    """
+    if error is None or isinstance(error, UserError):
+        return None
+    said = next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), None)
+    if "PytorchStreamWriter failed writing" in str(error):  # it does not say why; a disk that is full is why
+        said = os.strerror(errno.ENOSPC)
+    return said or disk_refusal(error.__cause__ or error.__context__)
 
 
 def _replace_folder(partial: Path, path: Path) -> None:
@@ -109,10 +129,12 @@ def check_ours(folder: Path, unfinished: tuple[str, ...] = ()) -> None:
         )
 
 
-def check_output(path: Path) -> None:
-    """Raises UserError if a folder cannot be written at `path`: it is a file, or nothing can be written beside it."""
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file, and a folder is to be written there; choose another output")
+def check_output(path: Path, file: bool = False) -> None:
+    """Raises UserError if a folder, or a `file`, cannot be written at `path`: the other is there, or nothing can be
+    written beside it."""
+    if path.exists() and path.is_dir() == file:
+        there, wanted = ("folder", "file") if file else ("file", "folder")
+        raise UserError(f"{path}: is a {there}, and a {wanted} is to be written there; choose another output")
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with TemporaryDirectory(prefix=".writable-", dir=parent):
@@ -140,6 +162,7 @@ def check_new(path: Path, overwrite: bool, flag: str = "--output") -> None:
         raise UserError(f"{path}: is there already; choose another {flag}, or pass --overwrite")
     if path.is_dir():
         check_ours(path)
+    check_output(path)
 
 
 def write_text(path: Path, text: str) -> None:

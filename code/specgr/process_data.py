@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from genrec.artefacts import FACTS, already_done, make_facts
 from genrec.cli import run
 from genrec.errors import UserError
-from genrec.files import atomic_path, write_json
+from genrec.files import atomic_path, check_output, write_json
 from genrec.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def main(category: str, output: str, source: str = HUB, overwrite: bool = False)
     empty = folder.is_dir() and not any(folder.glob("[!.]*"))  # but for what a killed run was writing
     if folder.exists() and not overwrite and not empty:
         raise UserError(f"{folder}: is there already; choose another --output, or pass --overwrite")
+    check_output(folder)
 
     import datasets
 

@@ -25,6 +25,11 @@ from genrec.toy import make_toy
 
 RESULTS = "output/toy/results/draft-AtSpeedSModel/K1-5_N12_gamma3_batch16_float32_test"
 
+WRITES = {
+    "finetune_llama": "target", "generate_teacher_data": "*_teacher_data", "train": "draft-*", "inference": "results",
+    "quality": "quality",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -311,6 +316,39 @@ def test_artefacts_of_another_data_set_are_refused(world, tmp_path):
         output, code = script(stage, tmp_path, TARGET_MODEL=str(folder / "output/toy/target"))
         assert code == 2
         assert "with other identifier index" in output
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_output_that_is_a_file_is_refused_before_any_work(world, tmp_path, stage):
+    folder, _ = world
+    (tmp_path / "toy").write_text("mine")
+    made = {"TARGET_MODEL": "target", "TRAIN_DATA": "train_teacher_data", "VALID_DATA": "eval_teacher_data"}
+    inputs = {name: str(folder / "output/toy" / path) for name, path in made.items()}
+    output, code = script(stage, folder, OUTPUT_DIR=str(tmp_path), DRAFT_MODEL="", **inputs)
+    assert code == 2, output
+    line = output.rstrip("\n").rpartition("\n")[2]
+    assert re.match(r"error: .*: (is a file, and a folder|cannot be written \(Not a directory)", line), output
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_disk_that_is_full_is_said_and_the_stage_goes_on_when_there_is_room(world, tmp_path, stage):
+    folder, _ = world
+    shutil.copytree(folder / "output", tmp_path / "output", ignore=shutil.ignore_patterns(WRITES[stage]))
+    variables = {"OUTPUT_DIR": str(tmp_path / "output"), "LOG_DIR": str(tmp_path / "log")}
+    full = ["prlimit", "--fsize=20000", "bash", ROOT / "script" / f"{stage}.sh"]
+    done = subprocess.run(
+        full, env=environment(folder, **variables), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout
+    last = done.stdout.rstrip("\n").rpartition("\n")[2]
+    assert last.startswith("error: ")
+    assert "File too large" in last
+    assert "Traceback" not in done.stdout
+    assert not list((tmp_path / "output").rglob(".*partial-*")), "half of a file"
+    succeed(stage, folder, **variables)
 
 
 def kill(stage, folder, begun, *flags, **variables):

@@ -188,6 +188,16 @@ def test_whatever_ends_a_stage_is_one_line_and_the_log_has_the_rest(tmp_path, st
     assert [path.name for path in tmp_path.iterdir()] == ["log"] * logged
 
 
+def test_a_bar_is_not_drawn_after_the_line_that_ends_a_stage(tmp_path):
+    code = "from genrec.cli import errors_in_one_line\nfrom genrec.progress import progress_bar\n"
+    code += "with errors_in_one_line():\n    bar = progress_bar(2, 'work', 'step'); bar.update(1); 1 / 0\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "code"), "LOG_DIR": str(tmp_path)}, text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1].startswith("error: ZeroDivisionError")
+
+
 def test_a_log_file_that_cannot_be_written_leaves_one_line_too(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "LOG_FILE": "/dev/full"}
     command = [sys.executable, "-c", ENDS.format("raise ValueError('it')")]

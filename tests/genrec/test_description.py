@@ -201,9 +201,9 @@ def test_what_is_not_there_is_said_and_names_are_escaped():
     ("arguments", "message"),
     [
         (dict(dataset="absent"), r"data/absent: no such data set folder"),
-        (dict(dataset="toy", output="data"), r"--output data must be a file that ends in \.html"),
+        (dict(dataset="toy", output="data"), r"--output data must end in \.html"),
         (dict(dataset="toy", max_history=0), r"--max_history must be at least 1, not 0"),
-        (dict(dataset="toy", output="data.html/"), r"--output data\.html must be a file that ends in \.html"),
+        (dict(dataset="toy", output="data.html/"), r"data\.html: is a folder, and a file is to be written there"),
     ],
 )
 def test_a_mistake_is_named_and_nothing_is_written_or_replaced(world, tmp_path, monkeypatch, arguments, message):
