@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import open_checkpoint
-from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE, make_methods
+from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE, check_fit, make_methods
 from atspeed.report import save_benchmark, timings, verdict
 from atspeed.shapes import check_dtype, check_shape
 from genrec.artefacts import FACTS, make_facts, read_facts
@@ -59,12 +59,13 @@ def main(
     seed: int = 0,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
-    check(methods or ALL, target_model, shape, draft_model, draft_shape, (*run_beam_sizes, *batch_sizes, requests))
+    check(methods or ALL, target_model, shape, draft_model, draft_shape)
     for dtype in dtypes:
         check_dtype(dtype)
     output = Path(output_dir)
     check_output(output)
     data = load_dataset(data_path, dataset, index)
+    check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
     for path in filter(None, (target_model, draft_model)):
         check_model(path, data)
     samples = take(data.samples("test"), requests, seed)
@@ -118,9 +119,8 @@ def measure(
 
 
 def check(
-    methods: tuple[str, ...], target: str | None, shape: str | None, draft: str | None, draft_shape: str | None,
-    sizes: tuple[int, ...],
-) -> None:  # fmt: skip
+    methods: tuple[str, ...], target: str | None, shape: str | None, draft: str | None, draft_shape: str | None
+) -> None:
     """Raises UserError for flags that do not fit together, before any work."""
     unknown = set(methods) - set(ALL)
     if unknown or not {GENERATE, BASELINE} <= set(methods):
@@ -131,8 +131,6 @@ def check(
         raise UserError("give --target_model or --shape, and at most one of --draft_model and --draft_shape")
     for name in filter(None, (shape, draft_shape)):
         check_shape(name)
-    if min(sizes) < 1:
-        raise UserError("--run_beam_sizes, --batch_sizes and --requests must be at least 1")
 
 
 def check_model(path: str, data: Dataset) -> None:

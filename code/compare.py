@@ -15,7 +15,7 @@ from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.comparison import by_draft, draft_name, save_comparison
-from atspeed.methods import RELAXED, check_widths, draft_methods
+from atspeed.methods import RELAXED, check_fit, check_widths, draft_methods
 from atspeed.report import summarise, verdict
 from atspeed.shapes import check_dtype
 from genrec.artefacts import FACTS, make_facts, read_facts
@@ -45,9 +45,10 @@ def main(
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k != "output_dir"}
     weights, output = check_dtype(dtype), Path(output_dir)
-    check_widths(run_beam_sizes, draft_beam_size, gamma)
+    check_widths(run_beam_sizes, draft_beam_size)
     check_output(output)
     data = load_dataset(data_path, dataset, index)
+    check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
     checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     names = [name_of(path) for path in draft_models]
     if len(set(names)) < len(names):

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import open_checkpoint
+from atspeed.methods import check_fit
 from atspeed.shapes import check_dtype
 from atspeed.teacher_data import STAGE, Manifest, Plan
 from genrec.artefacts import already_done, is_done, make_facts, write_facts
 from genrec.cli import run
 from genrec.dataset import Sample, load_dataset
-from genrec.errors import UserError
 from genrec.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -44,9 +44,8 @@ def main(
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "overwrite", "batch_size")}
     weights = check_dtype(dtype)
-    if min(beam_size, batch_size, shard_size) < 1:
-        raise UserError("--beam_size, --batch_size and --shard_size must be at least 1")
     data = load_dataset(data_path, dataset, index)
+    check_fit(data.catalogue, "beam_size", beam_size)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
     plans = [

@@ -17,14 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
-from atspeed.methods import BASELINE, check_widths, make_methods
+from atspeed.methods import BASELINE, check_fit, check_widths, make_methods
 from atspeed.report import SHORT, recommendations, results_name, save_report, summarise, verdict
 from atspeed.shapes import check_dtype
 from genrec.artefacts import already_done, clear, is_done, make_facts, write_facts
 from genrec.catalogue import read_stop_list
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
-from genrec.errors import UserError
 from genrec.files import atomic_path, sha256, write_text
 from genrec.tables import to_markdown
 
@@ -51,12 +50,12 @@ def main(
     overwrite: bool = False,
 ) -> None:
     weights = check_dtype(dtype)
-    check_widths(run_beam_sizes, draft_beam_size if draft_model else None, gamma)
-    if batch_size < 1:
-        raise UserError(f"--batch_size {batch_size}: must be at least 1")
+    if draft_model:
+        check_widths(run_beam_sizes, draft_beam_size)
     data = load_dataset(data_path, dataset, index)
     stopped = read_stop_list(Path(stop_list), data.catalogue) if stop_list else set()
     served = data.catalogue.without(stopped)
+    check_fit(served, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
     checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data, grown=True)
     draft = open_checkpoint(draft_model, "train", "train", data, grown=True) if draft_model else None
     samples = take(data.samples(split, max_history=checkpoint.setting.max_history), max_users, seed)

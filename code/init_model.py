@@ -10,14 +10,11 @@ from pathlib import Path
 
 from atspeed.shapes import check_shape
 from genrec.cli import run
-from genrec.errors import UserError
 from genrec.files import check_new
 
 
 def main(output: str, shape: str = "tiny", layers: int | None = None, seed: int = 0, overwrite: bool = False) -> None:
     chosen = check_shape(shape)
-    if layers is not None and layers < 1:
-        raise UserError(f"--layers {layers}: a model has at least 1")
     check_new(Path(output), overwrite)
     if layers:
         chosen = replace(chosen, num_hidden_layers=layers)

@@ -27,8 +27,6 @@ def main(
     if path.suffix != ".html":
         raise UserError(f"--output {path} must end in .html")
     check_output(path, file=True)
-    if max_history < 1:
-        raise UserError(f"--max_history must be at least 1, not {max_history}")
     data = load_dataset(data_path, dataset, index)
 
     from genrec.description import read_times

@@ -10,6 +10,7 @@ import platform
 from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
+from atspeed.methods import check_fit
 from atspeed.report import CUTOFFS
 from atspeed.shapes import check_dtype
 from genrec.artefacts import FACTS, make_facts
@@ -41,10 +42,9 @@ def main(
     check_baselines(baselines)
     if split not in ("valid", "test"):
         raise UserError(f"--split {split}: choose from valid, test; the baselines know the answers of any other")
-    if min(beam_size, batch_size) < 1:
-        raise UserError(f"--beam_size {beam_size} and --batch_size {batch_size} must be at least 1")
     check_output(output)
     data = load_dataset(data_path, dataset, index)
+    check_fit(data.catalogue, "beam_size", beam_size)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data) if target_model else None
     max_history = target.setting.max_history if target else 20
     samples = take(data.samples(split, max_history=max_history), max_users, seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import Checkpoint, open_checkpoint, save_checkpoint, whole_weights
+from atspeed.methods import check_fit
 from atspeed.model_files import check_model_path
 from atspeed.objectives import ITEM, Objective, make_objective
 from atspeed.policy import Shares
@@ -73,16 +74,15 @@ def main(
     objective = make_objective(model_class, top_k, constrained_loss, constrained_softmax)
     shares = Shares(r_original, r_student, seed)
     shares.check(model_class, objective)
-    check_selection(select_by, select_users, select_beam_size)
+    check_selection(select_by, select_users)
     check_precision(mixed_precision)
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
         gradient_checkpointing, save_steps=save_steps, select_by=select_by,
     )  # fmt: skip
     schedule.check(process_count())
-    if not 0 <= alpha <= 1 or temperature <= 0 or top_k < 1:
-        raise UserError("--alpha must be in 0..1, --temperature above 0 and --top_k at least 1")
     data = load_dataset(data_path, dataset, index)
+    check_fit(data.catalogue, "select_beam_size", select_beam_size)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
     taught = _open_teacher_data(train_data, valid_data, data, target, objective, shares)

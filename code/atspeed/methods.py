@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from genrec.catalogue import Catalogue
 from genrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,15 +46,21 @@ class Method:
     auto: Auto | None = None  # whose report says what it chose
 
 
-def check_widths(widths: Sequence[int], draft_width: int | None, gamma: int) -> None:
-    """Raises UserError for beam sizes that cannot be compared. draft_width: None where there is no draft."""
-    if not widths or min(widths) < 1:
-        raise UserError(f"--run_beam_sizes {','.join(map(str, widths))}: give one or more numbers of at least 1")
-    if draft_width is not None and (gamma < 1 or draft_width < max(widths)):
+def check_widths(widths: Sequence[int], draft_width: int) -> None:
+    """Raises UserError for beam sizes of which a draft would propose too few."""
+    if draft_width < max(widths):
         raise UserError(
-            f"--gamma {gamma} must be at least 1, and --draft_beam_size {draft_width} at least the largest of "
-            f"--run_beam_sizes, {max(widths)}"
+            f"--draft_beam_size {draft_width}: must be at least {max(widths)}, the largest of --run_beam_sizes"
         )
+
+
+def check_fit(catalogue: Catalogue, flag: str, *widths: int, gamma: int = 1) -> None:
+    """Raises UserError for a K, of `flag`, or levels drafted a round that are more than the catalogue has."""
+    items = len(catalogue.items_of)
+    if max(widths) > items:
+        raise UserError(f"--{flag} {max(widths)}: must be at most {items}, the identifiers that there are to recommend")
+    if gamma > catalogue.levels:
+        raise UserError(f"--gamma {gamma}: must be at most {catalogue.levels}, the levels of an identifier")
 
 
 def make_methods(

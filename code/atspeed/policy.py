@@ -19,8 +19,8 @@ class Shares:
     def check(self, model_class: str, objective: Objective) -> None:
         """Raises UserError for shares that are none, or that an objective has no use for."""
         shares = f"--r_original {self.r_original} and --r_student {self.r_student}"
-        if min(self.r_original, self.r_student) < 0 or self.r_original + self.r_student > 1:
-            raise UserError(f"{shares} are shares of the batches: each at least 0, together at most 1")
+        if self.r_original + self.r_student > 1:
+            raise UserError(f"{shares} are shares of the batches: together at most 1")
         if objective.align is None and self.r_original + self.r_student > 0:
             raise UserError(f"{shares}: --model_class {model_class} compares no distributions; leave both at 0")
 

@@ -44,9 +44,6 @@ class Schedule:
     def check(self, world: int) -> None:
         """Raises UserError for what cannot be run here."""
         self.accumulation_steps(world)
-        for name, least in (("epochs", 1), ("patience", 1), ("save_steps", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least {least}")
         if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
             raise UserError(
                 "zero_stage 3 in ACCELERATE_CONFIG: shards weights; accelerate.fsdp.yaml does that, take it"
@@ -57,11 +54,9 @@ class Schedule:
             raise UserError(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
 
 
-def check_selection(by: str, users: int, width: int) -> None:
+def check_selection(by: str, users: int) -> None:
     """Raises UserError for what cannot be measured."""
     if by not in SELECT_BY:
         raise UserError(f"--select_by {by}: choose from {', '.join(SELECT_BY)}")
-    if users < 0 or width < 1:
-        raise UserError(f"--select_users {users} must be at least 0, and --select_beam_size {width} at least 1")
     if by == "accepted" and not users:
         raise UserError("--select_users 0 decodes nothing to select by; pass --select_by eval_loss, or more users")

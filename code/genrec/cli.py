@@ -23,6 +23,7 @@ import fire
 
 from genrec.errors import UserError
 from genrec.files import disk_refusal
+from genrec.limits import RANGES
 
 LONGEST = 300  # characters of an unexpected exception that a line shows
 _AGAIN = "run the same command again to go on: what was finished is kept"
@@ -178,18 +179,25 @@ def _check_flags(main: Callable[..., None], arguments: list[str]) -> None:
 
 
 def _typed(main: Callable[..., None]) -> Callable[..., None]:
-    """`main`, with every value checked against its annotation."""
+    """`main`, with every value checked against its annotation and its limits."""
     hints, signature = typing.get_type_hints(main), inspect.signature(main)
 
     @functools.wraps(main)
     def checked(*args: object, **kwargs: object) -> None:
         given = signature.bind(*args, **kwargs)
         given.arguments = {name: _convert(name, value, hints[name]) for name, value in given.arguments.items()}
+        for name, value in given.arguments.items():
+            if name in RANGES and value is not None:
+                RANGES[name].check(f"--{name}", value)
         main(*given.args, **given.kwargs)
 
-    # Text stays as typed: fire would read the folder 2024_01_05 as the number 20240105.
-    texts = {name: str for name, hint in hints.items() if hint in (str, str | None)}
+    # Text stays as typed: fire would read the folder 2024_01_05 as the number 20240105, and 1,,5 as who knows what.
+    texts = {name: str for name, hint in hints.items() if hint in (str, str | None) or _is_list(hint)}
     return fire.decorators.SetParseFns(**texts)(checked)
+
+
+def _is_list(hint: object) -> bool:
+    return any(typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint)))
 
 
 def _convert(name: str, value: object, hint: object) -> object:
@@ -198,12 +206,11 @@ def _convert(name: str, value: object, hint: object) -> object:
         if value in (None, "", "None"):
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, str):  # one with a space in it, which fire leaves alone
-            value = value.split(",")
-        values = value if isinstance(value, tuple | list) else [value]
-        return tuple(_convert(name, item, typing.get_args(hint)[0]) for item in values)
+    if typing.get_origin(hint) is tuple:  # a default is one already, what is typed is text
+        return value if isinstance(value, tuple) else _convert_list(name, value, typing.get_args(hint)[0])
     if hint is str:
+        if not value:
+            raise UserError(f"--{name} is empty; give a value")
         return str(value)
     if hint is bool and str(value).lower() in ("true", "false"):  # as a shell writes them
         return str(value).lower() == "true"
@@ -212,3 +219,17 @@ def _convert(name: str, value: object, hint: object) -> object:
     if type(value) is not hint:
         raise UserError(f"--{name} takes {hint.__name__}, not {value!r}")
     return value
+
+
+def _convert_list(name: str, text: str, kind: type) -> tuple:
+    """What stands between the commas of `text`. Of names there may be none."""
+    parts = [part.strip() for part in text.strip("()[]").split(",")]
+    if kind is str:
+        if "" in parts and text:
+            raise UserError(f"--{name} {text}: there is nothing between two commas, or before or after one")
+        return tuple(parts) if text else ()
+    try:
+        return tuple(kind(part) for part in parts)
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"--{name} takes {what} with commas between them, such as 1,2,3, not {text!r}") from error

@@ -35,8 +35,6 @@ class Dataset:
         Raises UserError for an unknown split or an empty history.
         """
         check_split(split)
-        if max_history < 1:
-            raise UserError(f"--max_history must be at least 1, not {max_history}")
         train, samples = self.splits.train, []
         for user in sorted(self.splits[split]):
             items = self.splits[split][user]
@@ -55,8 +53,6 @@ def take(samples: list[Sample], most: int | None, seed: int) -> list[Sample]:
     """A random choice of at most `most` samples, in their order; all of them for None. The same for the same seed."""
     if most is None or most >= len(samples):
         return samples
-    if most < 1:
-        raise UserError(f"a cap on users must be at least 1, not {most}")
     return [samples[i] for i in sorted(random.Random(seed).sample(range(len(samples)), most))]
 
 

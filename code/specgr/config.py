@@ -17,6 +17,7 @@ import yaml
 
 from genrec.cli import errors_in_one_line
 from genrec.errors import UserError
+from genrec.limits import RANGES, Range
 from genrec.text import read_text
 from specgr.settings import SpecGRSettings
 
@@ -26,7 +27,7 @@ AUX, PLUS = SpecGRSettings(draft_size=50, num_beams=20), SpecGRSettings()  # as 
 
 def number(default: float, low: float = 0, high: float = math.inf):
     """A field whose value is in [low, high]."""
-    return field(default=default, metadata={"range": (low, high)})
+    return field(default=default, metadata={"range": Range(low, high)})
 
 
 @dataclass(frozen=True)
@@ -261,11 +262,10 @@ def _build(cls: type, values: dict, where: str, prefix: str = "") -> object:
             default = {f.name: getattr(one.default, f.name) for f in fields(hint)}
             built[one.name] = _build(hint, default | given, where, f"{name}.")
         else:
-            low, high = one.metadata.get("range", (-math.inf, math.inf))
-            built[one.name] = _convert(values[one.name], hint, f"{where}{name}")
-            if "range" in one.metadata and not low <= built[one.name] <= high:
-                limits = f"at least {low:g}" if high == math.inf else f"in {low:g} … {high:g}"
-                raise UserError(f"{where}{name} {built[one.name]:g}: must be {limits}")
+            built[one.name] = value = _convert(values[one.name], hint, f"{where}{name}")
+            limits = one.metadata.get("range") or RANGES.get(one.name)
+            if limits and value is not None:
+                limits.check(f"{where}{name}", value)
     try:
         return cls(**built)
     except ValueError as error:

@@ -7,7 +7,6 @@
 Writes results.csv, results.md and facts.json to {output_dir}/{dataset}/results/{eval_mode}, or to --results FOLDER.
 """
 
-import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -84,11 +83,6 @@ def check(flags: Flags) -> None:
     """Raises UserError that names the flag."""
     if flags.eval_mode not in ("valid", "test"):
         raise UserError(f"--eval_mode {flags.eval_mode}: choose from valid, test")
-    if not 0 < flags.max_eval_steps < math.inf or flags.batch_size < 1:
-        raise UserError(
-            f"--max_eval_steps {flags.max_eval_steps:g} must be a number above 0, --batch_size {flags.batch_size} at "
-            "least 1"
-        )
 
 
 def requests_of(bench: "Bench", eval_mode: str, max_eval_steps: float) -> Examples:

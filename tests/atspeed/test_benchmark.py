@@ -47,7 +47,7 @@ def test_every_method_is_timed_on_random_weights_of_a_shape(folder):
         ({"METHODS": "trie"}, "with generate and gamma 0 among them"),
         ({"SHAPE": ""}, "give --target_model or --shape"),
         ({"SHAPE": "huge"}, "--shape huge: choose from"),
-        ({"BATCH_SIZES": "0"}, "must be at least 1"),
+        ({"BATCH_SIZES": "0"}, "--batch_sizes 0: must be at least 1"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(folder, change, message):

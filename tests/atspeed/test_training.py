@@ -117,7 +117,6 @@ def test_accumulated_steps_equal_one_large_batch(taught, tmp_path):
     ("change", "message"),
     [
         ({"batch_size": 10}, "not a multiple of 4"),
-        ({"epochs": 0}, "at least 1"),
         ({"report_to": "slate"}, "choose from none, tensorboard, wandb"),
         ({"report_to": "wandb"}, "pip install wandb"),
     ],

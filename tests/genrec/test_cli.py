@@ -54,7 +54,7 @@ def stage(tmp_path):
     ("arguments", "values"),
     [
         ([], {}),
-        (["--rate", "2", "--seed=-3"], dict(rate=2.0, seed=-3)),
+        (["--rate", "2", "--seed=3"], dict(rate=2.0, seed=3)),
         (["--widths", "1,3,5", "--max-users", "5"], dict(widths=[1, 3, 5], max_users=5)),
         (["--widths", "5", "--nofull"], dict(widths=[5], full=False)),
         (["--index", "", "--max_users=", "--full", "false"], dict(index=None, max_users=None, full=False)),
@@ -72,6 +72,9 @@ def test_flags_become_typed_values(stage, tmp_path, arguments, values):
     assert type(read["rate"]) is float
 
 
+NO_LIST = "--widths takes whole numbers with commas between them, such as 1,2,3, not"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,7 +85,30 @@ def test_flags_become_typed_values(stage, tmp_path, arguments, values):
         (["--output", "a", "--seed", "3.5"], "--seed takes int, not 3.5"),
         (["--output", "a", "--seed", "True"], "--seed takes int, not True"),
         (["--output", "a", "--rate", "fast"], "--rate takes float, not 'fast'"),
-        (["--output", "a", "--widths", "1,x"], "--widths takes int, not 'x'"),
+        (
+            ["--output", "a", "--widths", "1,x"],
+            f"{NO_LIST} '1,x'",
+        ),
+        (
+            ["--output", "a", "--widths", "1,,5"],
+            f"{NO_LIST} '1,,5'",
+        ),
+        (
+            ["--output", "a", "--widths", "1 5 10"],
+            f"{NO_LIST} '1 5 10'",
+        ),
+        (
+            ["--output", "a", "--widths", "256x4"],
+            f"{NO_LIST} '256x4'",
+        ),
+        (
+            ["--output", "a", "--widths="],
+            f"{NO_LIST} ''",
+        ),
+        (["--output", "a", "--names", "trie,,auto"], "--names trie,,auto: there is nothing between two commas"),
+        (["--output", "a", "--seed=-3"], "--seed -3: must be in 0 … 4294967295"),
+        (["--output", "a", "--max_users=-5"], "--max_users -5: must be at least 1"),
+        (["--output="], "--output is empty; give a value"),
         (["--output", "a", "--full", "yes"], "--full takes bool, not 'yes'"),
         (["--output", "a", "--max_users", "all"], "--max_users takes int, not 'all'"),
         (["a", "--seed", "3"], "unexpected argument 'a'; every argument is a flag, such as --output VALUE"),

@@ -45,10 +45,6 @@ def test_hand_worked_samples(split, options, samples):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match=r"unknown split 'dev'"):
         TINY.samples("dev")
-    with pytest.raises(UserError, match=r"--max_history must be at least 1, not 0"):
-        TINY.samples("train", max_history=0)
-    with pytest.raises(UserError, match=r"at least 1, not 0"):
-        take(TINY.samples("train"), 0, seed=0)
 
 
 def test_take_is_a_choice_by_seed_that_keeps_the_order():

@@ -202,7 +202,6 @@ def test_what_is_not_there_is_said_and_names_are_escaped():
     [
         (dict(dataset="absent"), r"data/absent: no such data set folder"),
         (dict(dataset="toy", output="data"), r"--output data must end in \.html"),
-        (dict(dataset="toy", max_history=0), r"--max_history must be at least 1, not 0"),
         (dict(dataset="toy", output="data.html/"), r"data\.html: is a folder, and a file is to be written there"),
     ],
 )

@@ -162,12 +162,8 @@ def test_a_saved_model_is_the_same_model(tmp_path):
     [
         ({"method": "vq"}, "--method vq: choose from rq-vae, rq-kmeans"),
         ({"optimizer": "sgd"}, "--optimizer sgd: choose from adamw, adagrad"),
-        ({"distinct": "digit", "codebooks": (8,) * 26}, "from 1 to 25 levels"),
-        ({"codebooks": ()}, "--codebooks : from 1 to 26 levels"),
-        ({"codebooks": (8, 1)}, "--codebooks 8,1: .* of 2 codes or more"),
-        ({"hidden": (8, 0)}, "--hidden 8,0: sizes must be at least 1"),
-        ({"batch_size": 0}, "--batch_size 0 must be at least 1"),
-        ({"beta": -1.0}, "--beta, .* at least 0"),
+        ({"distinct": "digit", "codebooks": (8,) * 26}, "give 1 to 25 levels"),
+        ({"codebooks": ()}, "--codebooks : give 1 to 26 levels"),
         ({"learning_rate": 1e30}, r"--learning_rate 1e\+30: the training diverged by epoch 4"),
     ],
 )

@@ -84,10 +84,10 @@ def test_the_sweep_is_of_methods_that_draft(world, trained):
     [
         (("--eval_mode", "train"), "--eval_mode train: choose from valid, test"),
         (("--methods", "GRU"), "--methods GRU: choose from TIGER"),
-        (("--draft_size", "0"), "--draft_size is at least 1, not 0"),
-        (("--max_eval_steps", "0"), "--max_eval_steps 0 must be a number above 0"),
-        (("--max_eval_steps", ".nan"), "--max_eval_steps nan must be"),
-        (("--max_eval_steps", ".inf"), "--max_eval_steps inf must be"),
+        (("--draft_size", "0"), "--draft_size 0: must be at least 1"),
+        (("--max_eval_steps", "0"), "--max_eval_steps 0: must be above 0"),
+        (("--max_eval_steps", ".nan"), "--max_eval_steps nan: must be"),
+        (("--max_eval_steps", ".inf"), "--max_eval_steps inf: must be"),
         (("--embeddings", "null", "--methods", "UniSRec"), "embeddings is not set"),
         (("--digits", "31"), "trained on other data or identifiers"),
         (

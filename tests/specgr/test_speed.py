@@ -78,7 +78,7 @@ def test_lists_that_differ_by_more_than_a_tie_are_not_timed(change, error):
     ("more", "message"),
     [
         (("--batch_sizes", "8,64"), "--batch_sizes 8,64: starts with 1"),
-        (("--repetitions", "0"), "--repetitions 0 must be at least 1"),
+        (("--repetitions", "0"), "--repetitions 0: must be at least 1"),
         (("--eval_mode", "train"), "--eval_mode train: choose from"),
         (("--methods", "GRU"), "--methods GRU: choose from TIGER"),
         (("--embeddings", "null", "--methods", "SpecGR_Aux", "--output_dir", "none"), "embeddings is not set"),

@@ -1,0 +1,62 @@
+"""Every number that a program takes has its limits."""
+
+import dataclasses
+import importlib
+import inspect
+import math
+import typing
+
+import pytest
+
+from conftest import ROOT
+from genrec.errors import UserError
+from genrec.limits import RANGES
+
+UNBOUNDED = {"min_rating", "threshold", "thresholds"}
+PROGRAMS = [path.stem for path in sorted((ROOT / "code").glob("*.py"))]
+
+
+def numbers(hints):
+    return {name for name, hint in hints.items() if {int, float} & {hint, *typing.get_args(hint)}}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_number_of_a_program_has_a_range_that_holds_its_default(program):
+    main = importlib.import_module(program).main
+    named = numbers(typing.get_type_hints(main))
+    assert named <= RANGES.keys() | UNBOUNDED
+    for name, parameter in inspect.signature(main).parameters.items():
+        if name in named - UNBOUNDED and parameter.default not in (None, parameter.empty):
+            RANGES[name].check(name, parameter.default)
+
+
+@pytest.mark.parametrize("command", ["run", "speed", "sweep", "train"])
+def test_so_have_the_flags_of_specgr(command):
+    flags = importlib.import_module(f"specgr.{command}").Flags
+    assert numbers(typing.get_type_hints(flags)) <= RANGES.keys() | UNBOUNDED
+    for field in dataclasses.fields(flags):
+        if field.name in RANGES and field.default is not None:
+            RANGES[field.name].check(field.name, field.default)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 0, "at least 1"),
+        ("epochs", 0, "at least 1"),
+        ("warmup_steps", -1, "at least 0"),
+        ("temperature", 0.0, "above 0"),
+        ("learning_rate", -1.0, "above 0"),
+        ("learning_rate", math.inf, "above 0"),
+        ("weight_decay", math.nan, "at least 0"),
+        ("alpha", 1.5, "in 0 … 1"),
+        ("seed", -1, "in 0 … 4294967295"),
+        ("codebooks", (8, 1), "at least 2, each"),
+        ("ratios", (8.0, 1.0, 0.0), "above 0, each"),
+    ],
+)
+def test_the_message_has_flag_value_and_range(name, value, message):
+    said = ",".join(f"{one:g}" for one in (value if isinstance(value, tuple) else (value,)))
+    with pytest.raises(UserError) as refusal:
+        RANGES[name].check(f"--{name}", value)
+    assert str(refusal.value) == f"--{name} {said}: must be {message}"
