@@ -93,10 +93,6 @@ def main(
     tokenizer = teach_tokenizer(base_model, data.catalogue)
     check_positions(base_model, cutoff, "pass one")
     train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff) for samples in (train, valid))
-    with state.main_process_first():
-        if already_done(output, work, STAGE, arguments, overwrite):
-            return
-
     set_seed(seed)
     model = load_model(base_model, weights, quantised)
     item_tokens = add_item_tokens(model, tokenizer, data.catalogue)
@@ -104,6 +100,9 @@ def main(
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # fit turns it on
     if not full:
         model = add_lora(model, item_tokens, lora_r, lora_alpha, lora_dropout)
+    with state.main_process_first():
+        if already_done(output, work, STAGE, arguments, overwrite):
+            return
     history = HistoryLoss.of(train.prompts, item_tokens, data.catalogue.levels) if history_loss else None
     results = fit(
         model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses, history=history),

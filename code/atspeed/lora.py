@@ -1,5 +1,6 @@
 """LoRA for the target: adapters on the attention, and the rows of the new item tokens."""
 
+import re
 import warnings
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -19,15 +20,19 @@ def add_lora(model: PreTrainedModel, item_tokens: list[int], rank: int, alpha: i
     rows = [_name_of(model, model.get_input_embeddings())]
     if not model.config.tie_word_embeddings:
         rows.append(_name_of(model, model.get_output_embeddings()))
+    # Those that read text: where a model also sees or hears, its other parts have modules of the same names.
+    inside, names = re.escape(_name_of(model, model.get_decoder())), "|".join(TARGET_MODULES)
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGET_MODULES,
+        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=dropout,
+        target_modules=rf"{inside}\.(.*\.)?({names})",
         trainable_token_indices={name: item_tokens for name in rows},
     )  # fmt: skip
     try:
         return _adapted(model, config)
     except ValueError as error:
         raise UserError(
-            f"LoRA on {', '.join(TARGET_MODULES)} does not fit a {model.config.model_type} ({error}); pass --full"
+            f"LoRA is on {' and '.join(TARGET_MODULES)}, which a {model.config.model_type} does not have, perhaps "
+            "because it fuses them; train all of it: FULL=true bash script/finetune_llama.sh (--full)"
         ) from error
 
 

@@ -7,12 +7,23 @@ from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from transformers import AutoTokenizer, GenerationConfig, GPT2Config
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config
 
 import atspeed.models
 from atspeed.checkpoints import Setting, open_checkpoint, save_checkpoint
+from atspeed.lora import add_lora, merge_lora
 from atspeed.model_files import check_model_path
-from atspeed.models import check_positions, load_config, load_tokenizer, random_model
+from atspeed.models import (
+    add_item_tokens,
+    check_positions,
+    load_config,
+    load_model,
+    load_tokenizer,
+    random_model,
+    vocabulary_size,
+)
+from conftest import ARCHITECTURES, tiny_model
 from genrec.artefacts import make_facts
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
@@ -213,3 +224,37 @@ def test_a_name_that_the_hub_does_not_give_is_refused_with_the_cause(hub, messag
 def test_a_name_that_cannot_be_one_is_refused():
     with pytest.raises(UserError, match="some--model: no model there"):
         load_config("some--model")
+
+
+def test_a_model_that_also_sees_is_taught_and_adapted_where_it_reads(data, whole, tmp_path):
+    """Its vocabulary is that of the part which reads; adapters elsewhere would never get a gradient."""
+    text = ARCHITECTURES["gemma"] | {"sliding_window": 64}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision |= {"image_size": 28, "patch_size": 14}
+    tokenizer = AutoTokenizer.from_pretrained(whole)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4)
+        models.append(AutoModelForCausalLM.from_config(config))
+        items = add_item_tokens(models[-1], tokenizer, data.catalogue)
+    trained = add_lora(models[0], items, 4, 8, 0.0)
+    adapted = {name for name, weight in trained.named_parameters() if weight.requires_grad and "lora" in name}
+    assert adapted
+    assert all(".language_model." in name for name in adapted)
+    with torch.no_grad():
+        for name, weight in trained.named_parameters():
+            weight += 0.1 * (name in adapted)
+    merged = merge_lora(trained, trained.state_dict(), models[1])
+    facts = make_facts("finetune_llama", {}, setting=asdict(Setting.of(data, 20, 512)))
+    save_checkpoint(tmp_path / "target", merged, tokenizer, data, facts)
+    path, ids = str(tmp_path / "target"), torch.tensor([[1, items[0], items[-1]]])
+    assert vocabulary_size(path) == len(tokenizer) > ARCHITECTURES["gemma"]["vocab_size"]
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(path)(ids).logits, trained.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "phi3"])
+def test_lora_on_fused_projections_is_refused_with_the_way_round(architecture):
+    with pytest.raises(UserError, match=f"which a {architecture} does not have.*FULL=true bash script/finetune_llama"):
+        add_lora(tiny_model(architecture, bos_token_id=1, eos_token_id=2), [5, 6], 4, 8, 0.0)
