@@ -50,6 +50,9 @@ def main(
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
     checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
+    for path in draft_models:
+        if " " in path and not Path(path).exists():
+            raise UserError(f"--draft_models {path}: no such folder; give folders with commas between them")
     names = [name_of(path) for path in draft_models]
     if len(set(names)) < len(names):
         raise UserError(

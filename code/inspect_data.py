@@ -12,7 +12,7 @@ from pathlib import Path
 from genrec.cli import run
 from genrec.dataset import load_dataset
 from genrec.errors import UserError
-from genrec.files import check_output, write_text
+from genrec.files import check_new, check_output, write_text
 
 
 def main(
@@ -22,11 +22,13 @@ def main(
     index: str | None = None,
     output: str | None = None,
     max_history: int = 20,
+    overwrite: bool = False,
 ) -> None:
     path, folder = Path(output or f"output/{dataset}/data.html"), Path(data_path) / dataset
     if path.suffix != ".html":
         raise UserError(f"--output {path} must end in .html")
     check_output(path, file=True)
+    check_new(path, overwrite or not output)  # what stands in the place of our own choice is an earlier page
     data = load_dataset(data_path, dataset, index)
 
     from genrec.description import read_times

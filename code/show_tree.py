@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from genrec.cli import run
 from genrec.errors import UserError
-from genrec.files import atomic_path, check_output
+from genrec.files import atomic_path, check_new, check_output
 
 if TYPE_CHECKING:
     import torch
@@ -137,12 +137,19 @@ def draw(nodes: dict[int, Node], title: str, path: Path) -> None:
 
 
 def main(
-    output: str = "tree.svg", seed: int = 2, noise: float = 0.2, width: int = 3, draft_width: int = 8, gamma: int = 3
+    output: str = "tree.svg",
+    seed: int = 2,
+    noise: float = 0.2,
+    width: int = 3,
+    draft_width: int = 8,
+    gamma: int = 3,
+    overwrite: bool = False,
 ) -> None:
     path = Path(output)
     if path.suffix not in FORMATS:
         raise UserError(f"--output {output} must end in {', '.join(FORMATS)}: the suffix says the format")
     check_output(path, file=True)
+    check_new(path, overwrite)
 
     import torch
 

@@ -14,6 +14,7 @@ for old in run_beam_sizes r_original r_student constrained_loss constrained_soft
     renamed "$old" "$(tr a-z A-Z <<< "$old")"   # as the release has them
 done
 
+[ -n "${DATASET-toy}" ] || fail "DATASET= is empty; name a data set, or unset it"
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3

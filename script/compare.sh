@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
-TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
+TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 DRAFT_MODELS=${DRAFT_MODELS:-$OUTPUT_DIR/$DATASET/draft-SFTModel,$OUTPUT_DIR/$DATASET/draft-AtSpeedSModel}
 RUN_BEAM_SIZES=${RUN_BEAM_SIZES:-1,3,5,10,20}   # K
 DRAFT_BEAM_SIZE=${DRAFT_BEAM_SIZE:-40}          # N, beams drafted a level

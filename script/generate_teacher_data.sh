@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
-TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
+TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 BEAM_SIZE=${BEAM_SIZE:-20}
 BATCH_SIZE=${BATCH_SIZE:-16}                    # prompts decoded at once, of one process
 FULL_VOCABULARY=${FULL_VOCABULARY:-false}       # true: also what WordKDModel and TVDKDModel need

@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
-TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
+TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-AtSpeedSModel}
 DRAFT_MODEL=${DRAFT_MODEL-$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME}   # empty: tree attention alone
 RESULTS=$DRAFT_MODEL_NAME

@@ -30,10 +30,10 @@ TARGET_BASE=$TARGET_BASE FULL=$FULL EPOCHS=$TARGET_EPOCHS bash "$ROOT/script/fin
 echo "== 2/4 generate the teacher data"
 FULL_VOCABULARY=true bash "$ROOT/script/generate_teacher_data.sh" ${TEACHER_USERS:+--max_users "$TEACHER_USERS"}
 drafts=
-for seed in $SEEDS; do
+for seed in ${SEEDS//,/ }; do
     base=${DRAFT_BASE:-$OUTPUT_DIR/base/draft-$seed}
     [ -n "$DRAFT_BASE" ] || make_base "$base" 1 "$seed"
-    for class in $MODEL_CLASSES; do
+    for class in ${MODEL_CLASSES//,/ }; do
         echo "== 3/4 train the draft: $class, seed $seed"
         DRAFT_BASE=$base MODEL_CLASS=$class DRAFT_MODEL_NAME=draft-$class-$seed SEED=$seed EPOCHS=$DRAFT_EPOCHS \
             bash "$ROOT/script/train.sh"

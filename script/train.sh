@@ -7,7 +7,7 @@ renamed BASE_MODEL DRAFT_BASE
 
 DATASET=${DATASET:-toy}
 DRAFT_BASE=${DRAFT_BASE:-$ROOT/model/tiny-draft}   # any depth, with the target's tokenizer
-TARGET_MODEL=${TARGET_MODEL:-$OUTPUT_DIR/$DATASET/target}
+TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 MODEL_CLASS=${MODEL_CLASS:-AtSpeedSModel}          # SFTModel WordKDModel TVDKDModel SeqKDModel AtSpeedSModel AtSpeedRModel
 DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-$MODEL_CLASS}
 TRAIN_DATA=${TRAIN_DATA:-$OUTPUT_DIR/$DATASET/train_teacher_data}

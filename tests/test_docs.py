@@ -38,6 +38,14 @@ def test_the_tree_of_a_request_is_drawn(tmp_path):
     assert len(re.findall(r"<d_\d>", words)) == 3, "the last level holds the three beams"
 
 
+def test_a_picture_that_is_there_is_not_replaced(tmp_path):
+    (tmp_path / "tree.svg").write_text("mine")
+    done = run("code/show_tree.py", "--output", str(tmp_path / "tree.svg"))
+    assert done.returncode == 2
+    assert "tree.svg: is there already; choose another --output, or pass --overwrite" in done.stderr
+    assert (tmp_path / "tree.svg").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["tree.doc", "tree"])
 def test_a_picture_of_an_unknown_kind_is_refused_before_any_work(name, tmp_path):
     done = run("code/show_tree.py", "--output", str(tmp_path / name))

@@ -57,6 +57,17 @@ def test_one_base_model_for_two_is_refused(flags):
     )
 
 
+@pytest.mark.parametrize("script", ["finetune_llama", "inference", "reproduce", "process_data"])
+def test_an_empty_data_set_is_not_the_toy(flags, script):
+    code, error, _ = flags(script, DATASET="")
+    assert (code, error) == (2, "error: DATASET= is empty; name a data set, or unset it\n")
+
+
+@pytest.mark.parametrize("script", ["generate_teacher_data", "train", "inference", "compare"])
+def test_an_empty_target_is_passed_on_to_be_refused(flags, script):
+    assert flags(script, TARGET_MODEL="")[2]["--target_model"] == ""
+
+
 @pytest.mark.parametrize("script", OLD_NAMES)
 def test_the_names_of_the_release_are_read_in_lower_case_too(flags, script):
     name, value = OLD_NAMES[script]

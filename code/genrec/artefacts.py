@@ -23,6 +23,7 @@ UNFINISHED = (
     NOTE, "checkpoint-*", "shard-*", ".shard-*", "records-*", "training/*", "embeddings.*", "parts/*", "extended-*",
     ".*.partial-*",
 )  # fmt: skip
+NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # the scripts' variable for another output
 _held: dict[Path, TextIO] = {}  # locks by folder, for as long as this process works there
 
 
@@ -50,7 +51,10 @@ def read_facts(folder: Path, stage: str | tuple[str, ...], script: str) -> dict:
     Raises UserError that names the script to run if it is not there, or the stage that wrote it if it is another.
     """
     if not (folder / FACTS).is_file():
-        raise UserError(f"{folder}: not there, or not finished; it is written by: bash script/{script}.sh")
+        there = (
+            f"has no {FACTS}, so no stage of ours has finished it" if folder.is_dir() else "not there, or not finished"
+        )
+        raise UserError(f"{folder}: {there}; it is written by: bash script/{script}.sh")
     facts = read_json(folder / FACTS)
     stages = (stage,) if isinstance(stage, str) else stage
     if not isinstance(facts, dict) or facts.get("stage") not in stages:
@@ -101,7 +105,7 @@ def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrit
                 clear(folder)
         work.mkdir(parents=True, exist_ok=True)
         _lock(work)
-    if (work / NOTE).is_file():
+    if _progress(work):
         logger.info(f"{work}: resumed")
     else:
         write_json(work / NOTE, arguments)
@@ -115,7 +119,7 @@ def is_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bo
     either holds what this project did not write, where it would be in the way; or if `output` cannot be written.
     """
     if not overwrite and (output / FACTS).is_file():
-        _refuse_other_arguments(output, read_facts(output, stage, stage), arguments)
+        _refuse_other_arguments(output, read_facts(output, stage, stage), arguments, stage)
         logger.info(f"{output}: done already, nothing to do")
         return True
     for folder in {output, work}:
@@ -123,9 +127,14 @@ def is_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bo
         begun = folder == work and (work / NOTE).is_file()
         if folder.is_dir() and (overwrite or not begun):
             check_ours(folder, UNFINISHED)
-    if not overwrite and (work / NOTE).is_file():
-        _refuse_other_arguments(work, {"arguments": read_json(work / NOTE)}, arguments)
+    if not overwrite and _progress(work):
+        _refuse_other_arguments(work, {"arguments": read_json(work / NOTE)}, arguments, stage)
     return False
+
+
+def _progress(work: Path) -> bool:
+    """Whether a run that has begun in `work` has left more there than its arguments, with which it may have failed."""
+    return (work / NOTE).is_file() and contents(work) != [NOTE]
 
 
 def clear(folder: Path) -> None:
@@ -163,13 +172,13 @@ def _unlock(work: Path) -> None:
         _held.pop(work.resolve()).close()
 
 
-def _refuse_other_arguments(folder: Path, facts: dict, arguments: dict) -> None:
+def _refuse_other_arguments(folder: Path, facts: dict, arguments: dict, stage: str) -> None:
     made = facts.get("arguments")
     if not isinstance(made, dict):
         raise UserError(f"{folder}: does not say what it was made with, perhaps damaged; remove it and start again")
     for name in sorted({*made, *arguments}):
         if made.get(name) != arguments.get(name):
             raise UserError(
-                f"{folder}: was made with --{name} {made.get(name)}, not {arguments.get(name)}; choose another name "
-                "for the output, or pass --overwrite"
+                f"{folder}: was made with --{name} {made.get(name)}, not {arguments.get(name)}; choose another "
+                f"{NAMED_BY.get(stage, 'OUTPUT_DIR')}, or pass --overwrite"
             )

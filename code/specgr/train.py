@@ -33,8 +33,13 @@ class Flags:
 def open_bench(config: Config, trained: Sequence[str] = ()) -> "Bench":
     """Data and device. trained: stages that are to be there. Raises UserError if the data cannot be read, or these are
     missing."""
-    if (Path(config.data_path) / config.dataset).is_dir():  # or else that is what is missing first
-        check_trained(config, trained)
+    folder = Path(config.data_path) / config.dataset
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such data set folder; set --data_path and --dataset, make the toy (bash "
+            "script/specgr_quickstart.sh) or fetch a data set (bash data/download.sh)"
+        )
+    check_trained(config, trained)
     data = load_data(
         config.data_path, config.dataset, config.index, max_history=config.max_history, digits=config.digits
     )

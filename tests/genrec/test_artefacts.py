@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT
 from genrec import files
-from genrec.artefacts import NOTE, UNFINISHED, already_done, clear, is_done, make_facts, write_facts
+from genrec.artefacts import NOTE, UNFINISHED, already_done, clear, is_done, make_facts, read_facts, write_facts
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, check_ours, check_output
 
@@ -72,6 +72,22 @@ def test_what_is_ours_is_overwritten_and_an_empty_folder_is_used(tmp_path):
     finished(output)
     assert not already_done(output, tmp_path / "again", "stage", {"seed": 2}, overwrite=True)
     assert not output.exists()
+
+
+def test_a_run_that_left_nothing_but_its_arguments_is_in_nobodys_way(tmp_path):
+    output, work = tmp_path / "output", tmp_path / "work"
+    assert not already_done(output, work, "train", ARGUMENTS, overwrite=False)
+    assert not already_done(output, work, "train", {"seed": 2}, overwrite=False)
+    (work / "checkpoint-1").touch()
+    assert not is_done(output, work, "train", {"seed": 2})
+    said = "was made with --seed 2, not 1; choose another DRAFT_MODEL_NAME, or pass --overwrite"
+    with pytest.raises(UserError, match=said):
+        is_done(output, work, "train", ARGUMENTS)
+
+
+def test_a_folder_of_a_model_that_is_not_ours_is_not_said_to_be_absent(tmp_path):
+    with pytest.raises(UserError, match=r"has no facts\.json, so no stage of ours has finished it; it is written by"):
+        read_facts(tmp_path, "train", "train")
 
 
 def test_a_finished_folder_is_kept_where_something_else_has_come_to_stand(tmp_path):

@@ -203,11 +203,13 @@ def test_what_is_not_there_is_said_and_names_are_escaped():
         (dict(dataset="absent"), r"data/absent: no such data set folder"),
         (dict(dataset="toy", output="data"), r"--output data must end in \.html"),
         (dict(dataset="toy", output="data.html/"), r"data\.html: is a folder, and a file is to be written there"),
+        (dict(dataset="toy", output="mine.html"), r"mine\.html: is there already; choose another --output, or pass"),
     ],
 )
 def test_a_mistake_is_named_and_nothing_is_written_or_replaced(world, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.html").mkdir()
+    (tmp_path / "mine.html").touch()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message):
         main(arguments.pop("dataset"), **arguments)
