@@ -7,7 +7,8 @@
 
 Methods take turns on every batch of one run. In float32 the lists of all methods that promise it must equal those of
 `generate`, or the run ends; in other precisions equal lists are counted. Writes a CSV, a Markdown page and a plot
-for each batch size and precision, and what the auto drafter chose and why.
+for each batch size and precision, and what the auto drafter chose and why, to a folder of --output_dir that is named by
+the settings and a hash of them all; what is there of the same settings is kept.
 """
 
 import platform
@@ -17,13 +18,12 @@ from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE, check_fit, make_methods
-from atspeed.report import save_benchmark, timings, verdict
+from atspeed.report import results_name, save_benchmark, short, timings, verdict
 from atspeed.shapes import check_dtype, check_shape
-from genrec.artefacts import FACTS, make_facts, read_facts
+from genrec.artefacts import already_done, make_facts, read_facts, write_facts
 from genrec.cli import run
 from genrec.dataset import Dataset, load_dataset, take
 from genrec.errors import UserError
-from genrec.files import check_output, write_json
 from genrec.tables import to_markdown
 
 if TYPE_CHECKING:
@@ -57,18 +57,28 @@ def main(
     requests: int = 20,
     warmup: int = 2,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
     check(methods or ALL, target_model, shape, draft_model, draft_shape)
     for dtype in dtypes:
         check_dtype(dtype)
-    output = Path(output_dir)
-    check_output(output)
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
-    for path in filter(None, (target_model, draft_model)):
-        check_model(path, data)
+    target_hash, draft_hash = (path and check_model(path, data) for path in (target_model, draft_model))
     samples = take(data.samples("test"), requests, seed)
+    made_of = {
+        "dataset": dataset, "target": target_hash or shape, "draft": draft_hash or draft_shape,
+        "served": data.catalogue.fingerprint, "users": short(samples), "methods": list(methods or ()),
+        "run_beam_sizes": list(run_beam_sizes), "draft_beam_size": draft_beam_size, "gamma": gamma, "nodes": nodes,
+        "batch_sizes": list(batch_sizes), "dtypes": list(dtypes), "share_prefix": share_prefix, "warmup": warmup,
+        "seed": seed,
+    }  # fmt: skip
+    output = Path(output_dir) / results_name(
+        run_beam_sizes, f"gamma{gamma}", batch_sizes, "-".join(dtypes), f"{requests}requests-seed{seed}",
+        short(made_of),
+    )  # fmt: skip
+    if already_done(output, output, STAGE, made_of, overwrite):
+        return
 
     import torch
 
@@ -92,15 +102,18 @@ def main(
             prefix=prefix,
         )  # fmt: skip
         for batch_size in batch_sizes:
+            name = f"batch-{batch_size}-{dtype}"
+            if (output / f"{name}.png").exists():  # of a run that was cut off later
+                continue
             bench = Bench((target, draft), items, make)
             table, notes = measure(bench, prompts, run_beam_sizes, batch_size, warmup)
             headline = (
                 f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, {models}, "
                 f"{len(prefix or ())} tokens of every prompt read once for all, {machine(device)}, seed {seed}"
             )
-            save_benchmark(output, f"batch-{batch_size}-{dtype}", table, headline, "\n".join(notes))
+            save_benchmark(output, name, table, headline, "\n".join(notes))
             print(f"\n{headline}\n\n{to_markdown(table, SHOWN)}\n{notes[0]}")
-    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine(device)))
+    write_facts(output, make_facts(STAGE, made_of, machine=machine(device)))
     print(f"written to {output}")
 
 
@@ -133,10 +146,10 @@ def check(
         check_shape(name)
 
 
-def check_model(path: str, data: Dataset) -> None:
-    """Raises UserError if `path` is neither a target nor a draft that was trained on this very data set."""
+def check_model(path: str, data: Dataset) -> str:
+    """The fingerprint. Raises UserError if `path` is neither a target nor a draft, trained on this very data set."""
     stage = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama")["stage"]
-    open_checkpoint(path, stage, stage, data)
+    return open_checkpoint(path, stage, stage, data).fingerprint
 
 
 def open_model(

@@ -6,7 +6,7 @@
 
 All methods take turns on every request of one run. Strict lists must equal those of `generate`, and all items must be
 in the catalogue, or the run ends. Drafts of one class that differ in their seed are averaged. Writes comparison.csv,
-comparison.md and comparison.png.
+comparison.md and comparison.png to a folder of --output_dir that is named by the settings and a hash of the drafts.
 """
 
 import platform
@@ -16,13 +16,13 @@ from pathlib import Path
 from atspeed.checkpoints import open_checkpoint
 from atspeed.comparison import by_draft, draft_name, save_comparison
 from atspeed.methods import RELAXED, check_fit, check_widths, draft_methods
-from atspeed.report import summarise, verdict
+from atspeed.report import results_name, short, summarise, users_name, verdict
 from atspeed.shapes import check_dtype
-from genrec.artefacts import FACTS, make_facts, read_facts
+from genrec.artefacts import is_done, make_facts, read_facts, write_facts
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
-from genrec.files import check_output, write_json
+from genrec.files import atomic_path
 
 STAGE = "compare"
 
@@ -42,11 +42,10 @@ def main(
     max_users: int | None = None,
     dtype: str = "float32",
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
-    weights, output = check_dtype(dtype), Path(output_dir)
+    weights = check_dtype(dtype)
     check_widths(run_beam_sizes, draft_beam_size)
-    check_output(output)
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
     checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
@@ -58,9 +57,19 @@ def main(
         raise UserError(
             f"--draft_models: two have one class and seed ({', '.join(names)}); train one with another seed"
         )
-    for path in draft_models:
-        open_checkpoint(path, "train", "train", data)
+    drafts = [open_checkpoint(path, "train", "train", data).fingerprint for path in draft_models]
     samples = take(data.samples("test", max_history=checkpoint.setting.max_history), max_users, seed)
+    made_of = {
+        "dataset": dataset, "target": checkpoint.fingerprint, "drafts": drafts, "served": data.catalogue.fingerprint,
+        "users": short(samples), "run_beam_sizes": list(run_beam_sizes), "draft_beam_size": draft_beam_size,
+        "gamma": gamma, "constrained_softmax": constrained_softmax, "batch_size": batch_size, "dtype": dtype,
+    }  # fmt: skip
+    output = Path(output_dir) / results_name(
+        run_beam_sizes, f"N{draft_beam_size}_gamma{gamma}", [batch_size], dtype, users_name(max_users, seed),
+        "" if constrained_softmax else "whole-vocabulary", f"drafts-{short(drafts)}",
+    )  # fmt: skip
+    if is_done(output, output, STAGE, made_of, overwrite):
+        return
 
     import torch
 
@@ -90,8 +99,10 @@ def main(
         f"{', '.join(map(str, sorted(set(table['seed']))))}, {machine}"
     )
     exact = verdict([r for r in records if not r.method.endswith(RELAXED)], bench.exact)
-    print("\n" + save_comparison(output, table, headline, exact))
-    write_json(output / FACTS, make_facts(STAGE, arguments, machine=machine, target=checkpoint.fingerprint))
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        print("\n" + save_comparison(folder, table, headline, exact))
+        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
     print(f"written to {output}")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.methods import BASELINE, check_fit, check_widths, make_methods
-from atspeed.report import SHORT, recommendations, results_name, save_report, summarise, verdict
+from atspeed.report import SHORT, recommendations, results_name, save_report, summarise, users_name, verdict
 from atspeed.shapes import check_dtype
 from genrec.artefacts import already_done, clear, is_done, make_facts, write_facts
 from genrec.catalogue import read_stop_list
@@ -66,8 +66,8 @@ def main(
         "batch_size": batch_size, "dtype": dtype,
     }  # fmt: skip
     output = Path(output_dir) / results_name(
-        run_beam_sizes, f"N{draft_beam_size}_gamma{gamma}" if draft else "", batch_size, dtype, split,
-        f"{max_users}users-seed{seed}" if max_users else "", f"stop-{served.fingerprint[:8]}" if stopped else "",
+        run_beam_sizes, f"N{draft_beam_size}_gamma{gamma}" if draft else "", [batch_size], dtype, split,
+        users_name(max_users, seed), f"stop-{served.fingerprint[:8]}" if stopped else "",
     )  # fmt: skip
     work = output.with_name(output.name + ".work")
     if is_done(output, work, STAGE, made_of, overwrite):

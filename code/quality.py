@@ -3,7 +3,8 @@
     bash script/quality.sh
     accelerate launch code/quality.py --dataset toy --target_model output/toy/target --output_dir output/toy/quality
 
-Without a target, the baselines alone. Writes quality.csv, quality.md and quality.png.
+Without a target, the baselines alone. Writes quality.csv, quality.md and quality.png to a folder of --output_dir that
+is named by the settings; what is there of the same settings is kept.
 """
 
 import platform
@@ -11,14 +12,14 @@ from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.methods import check_fit
-from atspeed.report import CUTOFFS
+from atspeed.report import CUTOFFS, results_name, short, users_name
 from atspeed.shapes import check_dtype
-from genrec.artefacts import FACTS, make_facts
+from genrec.artefacts import is_done, make_facts, write_facts
 from genrec.baselines import BASELINES, check_baselines
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
-from genrec.files import check_output, write_json
+from genrec.files import atomic_path
 
 STAGE = "quality"
 
@@ -36,19 +37,30 @@ def main(
     max_users: int | None = None,
     dtype: str = "float32",
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k != "output_dir"}
-    weights, output = check_dtype(dtype), Path(output_dir)
+    weights = check_dtype(dtype)
     check_baselines(baselines)
     if split not in ("valid", "test"):
         raise UserError(f"--split {split}: choose from valid, test; the baselines know the answers of any other")
-    check_output(output)
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "beam_size", beam_size)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data) if target_model else None
     max_history = target.setting.max_history if target else 20
     samples = take(data.samples(split, max_history=max_history), max_users, seed)
     histories = [sample.history for sample in samples]
+    made_of = {
+        "dataset": dataset, "target": target and target.fingerprint, "baselines": list(baselines),
+        "served": data.catalogue.fingerprint, "split": split, "users": short(samples), "beam_size": beam_size,
+        "batch_size": batch_size, "dtype": dtype, "seed": seed,
+    }  # fmt: skip
+    output = Path(output_dir) / results_name(
+        [beam_size], Path(target_model).name if target else "no-target", [batch_size], dtype, split,
+        users_name(max_users, seed), f"seed{seed}" if seed and not max_users else "",
+        "" if baselines == BASELINES else f"baselines-{short(baselines)}",
+    )  # fmt: skip
+    if is_done(output, output, STAGE, made_of, overwrite):
+        return
 
     import torch
     from accelerate.utils import gather_object
@@ -75,9 +87,10 @@ def main(
     table = compare(lists, samples, [k for k in CUTOFFS if k <= beam_size])
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
-    shown = save_quality(output, table, headline)
-    facts = make_facts(STAGE, arguments, machine=machine, target=target and target.fingerprint)
-    write_json(output / FACTS, facts)
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        shown = save_quality(folder, table, headline)
+        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
     print(f"\n{headline}\n\n{shown}\nwritten to {output}")
 
 

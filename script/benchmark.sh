@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Times every way to decode, lists checked to be equal first. Writes $OUTPUT_DIR/$DATASET/benchmark.
+# Times every way to decode, lists checked to be equal first. Writes a folder, named by the
+# settings, in $OUTPUT_DIR/$DATASET/benchmark.
 #   DATASET=beauty RUN_BEAM_SIZES=1,5,20 BATCH_SIZES=1,8 bash script/benchmark.sh [--flag value …]
 #   TARGET_MODEL= DRAFT_MODEL= SHAPE=llama-160m bash script/benchmark.sh      # random weights of a shape, no checkpoint
 set -euo pipefail

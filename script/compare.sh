@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compares trained drafts, strict and relaxed, with gamma 0 and generate. Writes $OUTPUT_DIR/$DATASET/comparison.
+# Compares trained drafts, strict and relaxed, with gamma 0 and generate. Writes a folder,
+# named by the settings, in $OUTPUT_DIR/$DATASET/comparison.
 #   DATASET=beauty DRAFT_MODELS=output/beauty/draft-SFTModel,output/beauty/draft-AtSpeedSModel bash script/compare.sh
 set -euo pipefail
 source "$(dirname "$0")/common.sh"

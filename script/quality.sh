@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Recall and NDCG of the target beside simple baselines, same users and labels. Writes $OUTPUT_DIR/$DATASET/quality.
+# Recall and NDCG of the target beside simple baselines, same users and labels. Writes a
+# folder, named by the settings, in $OUTPUT_DIR/$DATASET/quality.
 #   DATASET=beauty bash script/quality.sh [--flag value …]
 #   TARGET_MODEL= BASELINES=popularity,SASRec bash script/quality.sh      # the baselines alone
 set -euo pipefail

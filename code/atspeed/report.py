@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from atspeed.methods import BASELINE, GENERATE
 from genrec.catalogue import Identifier
 from genrec.dataset import Sample
-from genrec.files import atomic_path, write_text
+from genrec.files import atomic_path, sha256, write_text
 from genrec.metrics import ndcg, quality, recall
 from genrec.tables import pyplot, to_markdown
 
@@ -108,15 +108,23 @@ def verdict(records: Sequence[Record], exact: bool) -> str:
     return f"{same} of {len(lists)} lists identical for all methods; {ties} differ by a tie in float32"
 
 
-def results_name(
-    widths: Sequence[int], draft: str, batch_size: int, dtype: str, split: str, users: str, stop: str
-) -> str:
+def results_name(widths: Sequence[int], draft: str, batch_sizes: Sequence[int], *others: str) -> str:
     """The name of a folder of results: what tells them from others of the same models.
 
-    draft: of width and gamma, users and stop: of a choice of users and of a stop list; each empty where there is none.
+    draft: of width and gamma; others: precision, split, a choice of users, …; each empty where there is none.
     """
-    parts = [f"K{'-'.join(map(str, widths))}", draft, f"batch{batch_size}", dtype, split, users, stop]
+    parts = (f"K{'-'.join(map(str, widths))}", draft, f"batch{'-'.join(map(str, batch_sizes))}", *others)
     return "_".join(part for part in parts if part)
+
+
+def users_name(max_users: int | None, seed: int) -> str:
+    """That part of the name of results which tells a choice of users."""
+    return f"{max_users}users-seed{seed}" if max_users else ""
+
+
+def short(value: object) -> str:
+    """Eight letters in the place of what is too long for a name."""
+    return sha256(repr(value).encode())[:8]
 
 
 def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:

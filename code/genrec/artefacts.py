@@ -21,7 +21,7 @@ NOTE = "arguments.json"  # of what is begun
 # What stages write before they have ended, as patterns of `fnmatch`, in which * also stands for /.
 UNFINISHED = (
     NOTE, "checkpoint-*", "shard-*", ".shard-*", "records-*", "training/*", "embeddings.*", "parts/*", "extended-*",
-    ".*.partial-*",
+    "batch-*", ".*.partial-*",
 )  # fmt: skip
 NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # the scripts' variable for another output
 _held: dict[Path, TextIO] = {}  # locks by folder, for as long as this process works there

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atspeed.memory import peak_memory
-from conftest import ROOT, script
+from conftest import ROOT, script, succeed
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,11 @@ FLAGS = {"TARGET_MODEL": "", "DRAFT_MODEL": "", "SHAPE": "tiny", "REQUESTS": "3"
 def test_every_method_is_timed_on_random_weights_of_a_shape(folder):
     output, code = script("benchmark", folder, **FLAGS, DRAFT_SHAPE="tiny", RUN_BEAM_SIZES="1,4")
     assert code == 0, output
-    results = folder / "output" / "toy" / "benchmark"
+    (results,) = (folder / "output" / "toy" / "benchmark").iterdir()
+    assert results.name.startswith("K1-4_gamma3_batch2_float32_3requests-seed0_")
+    assert {path.name for path in results.iterdir()} == {f"batch-2-float32.{kind}" for kind in ("csv", "md", "png")} | {
+        "facts.json", "arguments.json"
+    }  # fmt: skip
     rows = list(csv.DictReader((results / "batch-2-float32.csv").open()))
     methods = {"generate", "gamma 0", "speculative", "trie", "hybrid", "auto", "relaxed", "sample"}
     assert {(row["method"], row["K"]) for row in rows} == {(method, k) for method in methods for k in ("1", "4")}
@@ -38,6 +42,11 @@ def test_every_method_is_timed_on_random_weights_of_a_shape(folder):
     assert "tiny (1" in page
     assert "| drafter | requests |" in page
     assert (results / "batch-2-float32.png").stat().st_size > 10_000
+    (results / "facts.json").unlink()  # as if it had been cut off: what is there is not measured again
+    variables = FLAGS | {"DRAFT_SHAPE": "tiny", "RUN_BEAM_SIZES": "1,4"}
+    assert "resumed" in succeed("benchmark", folder, **variables)
+    assert (results / "batch-2-float32.md").read_text() == page
+    assert "done already" in succeed("benchmark", folder, **variables)
 
 
 @pytest.mark.parametrize(

@@ -101,20 +101,24 @@ def test_a_stage_shows_one_bar_and_a_line_an_epoch_and_nothing_else_of_its_libra
 
 def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(world):
     folder, logs = world
-    quality = folder / "output" / "toy" / "quality"
+    quality = folder / "output/toy/quality/K20_target_batch16_float32_test"
     assert {path.name for path in quality.iterdir()} == {"quality.csv", "quality.md", "quality.png", "facts.json"}
     table = pd.read_csv(quality / "quality.csv", index_col="method")
     assert list(table.index) == [*BASELINES, "target"]
     assert all(f"| {method} " in logs["quality"] for method in table.index)
     for processes in ("1", "2"):
-        succeed("quality", folder, "--beam_size", "5", BASELINES="popularity", NUM_PROCESSES=processes)
-        ours = pd.read_csv(quality / "quality.csv", index_col="method")
+        flags = ("--beam_size", "5", "--overwrite")
+        succeed("quality", folder, *flags, BASELINES="popularity", NUM_PROCESSES=processes)
+        (other,) = quality.parent.glob("K5_target_batch16_float32_test_baselines-*")
+        ours = pd.read_csv(other / "quality.csv", index_col="method")
         stage4 = pd.read_csv(folder / RESULTS / "results.csv")
         stage4 = stage4[(stage4["method"] == "gamma 0") & (stage4["K"] == 5)].iloc[0]
         for name in ("Recall@1", "Recall@5", "NDCG@5"):
             assert ours.loc["target", name] == pytest.approx(stage4[name]), name
         assert "Recall@10" not in ours.columns, "nothing is claimed beyond K"
         assert ours.loc["popularity", "Recall@5"] == pytest.approx(table.loc["popularity", "Recall@5"])
+    assert pd.read_csv(quality / "quality.csv", index_col="method").equals(table), "other settings, another folder"
+    assert "done already" in succeed("quality", folder)
 
 
 def test_a_stopped_item_is_never_recommended_and_needs_no_training(world, tmp_path):
@@ -202,9 +206,14 @@ def test_drafts_are_compared_in_one_table(world):
     draft = folder / "output" / "toy" / "draft-AtSpeedSModel"
     output = succeed("compare", folder, "--max_users", "4", DRAFT_MODELS=str(draft))
     assert "8 of 8 lists identical for all methods; 0 differ" in output
-    rows = pd.read_csv(folder / "output" / "toy" / "comparison" / "comparison.csv")
+    (results,) = (folder / "output/toy/comparison").iterdir()
+    assert results.name.startswith("K1-5_N12_gamma3_batch1_float32_4users-seed0_drafts-")
+    rows = pd.read_csv(results / "comparison.csv")
     assert len(rows) == 2 * 2  # verifications, K
     assert rows[rows["verification"] == "strict"]["accepted levels"].between(0, 3).all()
+    assert "done already" in succeed("compare", folder, "--max_users", "4", DRAFT_MODELS=str(draft))
+    output, code = script("compare", folder, DRAFT_MODELS=f"{draft} {draft}")
+    assert (code, output.endswith("no such folder; give folders with commas between them\n")) == (2, True)
     output, code = script("compare", folder, DRAFT_MODELS=f"{draft},{draft}")
     assert code == 2
     assert "two have one class and seed" in output
