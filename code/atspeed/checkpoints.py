@@ -93,17 +93,18 @@ def open_checkpoint(path: str, stage: str, script: str, dataset: Dataset, grown:
     facts = read_facts(Path(path), stage, script)
     setting = from_facts(path, facts, "setting", Setting)
     check_model_folder(Path(path))
-    check_same_data(path, setting, _as_it_was(Path(path), dataset) if grown else dataset)
+    was = _as_it_was(Path(path), dataset) if grown else dataset
+    check_same_data(path, setting, was)
+    new = len(dataset.catalogue.identifiers) - len(was.catalogue.identifiers)
+    if new:
+        logger.info(f"{path}: {new} items of the catalogue are new since it was trained")
     return Checkpoint(path, setting, fingerprint(facts))
 
 
 def _as_it_was(path: Path, dataset: Dataset) -> Dataset:
     """The data set without the items that the checkpoint does not know."""
     known = Catalogue.load(path / CATALOGUE).identifiers.keys()
-    new = dataset.catalogue.identifiers.keys() - known
-    if new:
-        logger.info(f"{path}: {len(new)} items of the catalogue are new since it was trained")
-    return replace(dataset, catalogue=dataset.catalogue.without(new))
+    return replace(dataset, catalogue=dataset.catalogue.without(dataset.catalogue.identifiers.keys() - known))
 
 
 def check_same_data(path: str, setting: Setting, dataset: Dataset) -> None:

@@ -325,6 +325,7 @@ def test_artefacts_of_another_data_set_are_refused(world, tmp_path):
         output, code = script(stage, tmp_path, TARGET_MODEL=str(folder / "output/toy/target"))
         assert code == 2
         assert "with other identifier index" in output
+        assert "new since" not in output
 
 
 @pytest.mark.parametrize("stage", STAGES)
