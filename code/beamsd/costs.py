@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from beamsd.reader import Reader
+from beamsd.support import positions_of
 from beamsd.tree import Tree
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ class Curve:
     @torch.inference_mode()
     def measure(cls, model: PreTrainedModel) -> Curve:
         seconds = [0.0]
+        longest = min(64, positions_of(model) or 64)
         for size in SIZES:
             ids = torch.arange(size, device=model.device)[None] % model.config.get_text_config().vocab_size
             tree, times = Tree.trunk(ids, torch.ones_like(ids), size), []
             for _ in range(3):
                 start = time.perf_counter()
-                reading = Reader(model, size, longest=min(size, 64)).catch_up(tree, size - 1)
+                reading = Reader(model, size, longest=min(size, longest)).catch_up(tree, size - 1)
                 reading.states.flatten()[0].item()  # the device is done
                 times.append(time.perf_counter() - start)
             seconds.append(max(min(times), seconds[-1]))

@@ -64,11 +64,17 @@ class CudaGraphs:
         return Recording(result, graph.replay)
 
 
-def frozen(body: Callable) -> Callable:
+_frozen: WeakKeyDictionary[PreTrainedModel, Values] = WeakKeyDictionary()  # the weights that were last compiled
+
+
+def frozen(body: PreTrainedModel) -> Callable:
     """A model's body compiled for each shape that it reads, with its weights as constants, laid out for the shape."""
     import torch._dynamo.config  # here, since importing them takes seconds
     import torch._inductor.config
 
+    if body in _frozen and not _frozen[body].holds(body):
+        torch.compiler.reset()  # it goes by the code of the model's class, and would take up what has the old weights
+    _frozen[body] = Values(body)
     compiled = torch.compile(body, dynamic=False)
 
     def call(**inputs: object) -> object:
@@ -135,9 +141,7 @@ class Program:
             return
         self._values[model] = Values(model)
         self._runs = {key: run for key, run in self._runs.items() if id(model) not in key[:2]}
-        if self._bodies.pop(model, None):
-            # torch keeps what it compiled by the code of the model's class, with the old weights in it.
-            torch.compiler.reset()
+        self._bodies.pop(model, None)
 
     def _reader(self, model: PreTrainedModel, capacity: int, longest: int, *, prefix: KeysValues | None) -> Reader:
         return Reader(model, capacity, longest, prefix=prefix, body=self._body(model))

@@ -20,6 +20,7 @@ from beamsd.legal import JUNK
 from beamsd.prefix import Prefix
 from beamsd.reader import Reader
 from beamsd.settings import Plan, Settings
+from beamsd.support import is_long, positions_of
 from beamsd.tree import Tree
 from beamsd.verify import Level, is_open, verify
 
@@ -98,7 +99,8 @@ class Run:
         self.prompt_tokens = prompt - (len(prefix) if prefix else 0)
 
         def reader(model: PreTrainedModel) -> Reader:
-            return read(model, capacity, prompt + length, prefix=prefix.read_by(model) if prefix else None)
+            longest = min(prompt + length - 1, positions_of(model) or prompt + length)  # the last token is never read
+            return read(model, capacity, longest, prefix=prefix.read_by(model) if prefix else None)
 
         self.reader = reader(target)
         # On CUDA, looking at the draft would be one more host sync.
@@ -178,6 +180,8 @@ def rounds(
 ) -> Iterator[Round]:
     """Decode round by round. plan: from `Settings.plan`, for these very models and prompts. The tensors of a round are
     valid until the next, under a `program` until its next use."""
+    if prefix and is_long(target, plan.longest):
+        prefix = None
     if prefix and (arranged := prefix.in_front(input_ids, attention_mask)):
         input_ids, attention_mask = arranged
     else:

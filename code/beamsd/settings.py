@@ -14,7 +14,7 @@ from beamsd.finished import Ending
 from beamsd.legal import Legal, OnTrie, OnVocabulary, constrained
 from beamsd.reader import Reader
 from beamsd.scoring import Sampled, Scoring, StochasticBeams, likelihood
-from beamsd.support import check_model
+from beamsd.support import check_length, check_model, check_rotation
 from beamsd.trie import Trie
 from beamsd.verify import Relaxed, Strict, Verification
 
@@ -78,14 +78,19 @@ class Settings:
         tokens = input_ids.shape[1] + ending.length
         for model in (target, draft) if self.uses_model else (target,):
             check_model(model, tokens)
+        longest = int(attention_mask.sum(-1).max())
+        check_rotation(target, longest, ending.length)
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
         seeds = self._seeds(legal, input_ids)
         verification, draft_scoring = self._verification(legal, ending, seeds)
-        return Plan(
+        plan = Plan(
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
             constrained_softmax=self.constrained_softmax and self.verification != "relaxed",
-            in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
+            in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds, longest=longest,
         )  # fmt: skip
+        for model in (target, draft) if self.uses_model else (target,):
+            check_length(model, longest, ending.length, input_ids.shape[1] + plan.most_nodes - self.width)
+        return plan
 
     @property
     def uses_model(self) -> bool:
@@ -229,6 +234,7 @@ class Plan:
     constrained_softmax: bool  # of the draft
     in_step: bool  # the rows of a batch stand at the same depth
     seeds: Tensor | None  # (B,) long, what verification and scoring draw from
+    longest: int  # tokens of the longest prompt
 
     def drafter(self, read: Callable[[], Reader], static: bool) -> Drafter:
         """Who drafts. read: makes a reader of the draft model. static: no shape may depend on the draft."""

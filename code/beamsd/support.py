@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from beamsd.compat import CACHE_NAMES, DynamicLayer, attention_of, cache_argument, cache_layers, takes
-from beamsd.known import Form, Known
+from beamsd.known import Form, Known, parts
 from beamsd.reader import Reader
 from beamsd.tree import Tree
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _reads_trees: Known[None] = Known(Form)
+# What tables of positions are called.
+TABLES = ("position", "pos_encoding", "wpe")
+CUTS_TYPES = ("big_bird",)
+_positions: Known[int | None] = Known(Form)
 
 
 def check_model(model: PreTrainedModel, tokens: int = 0) -> None:
@@ -48,6 +53,80 @@ def check_model(model: PreTrainedModel, tokens: int = 0) -> None:
             "answer; a token tree needs them all in the window"
         )
     _reads_trees(model, _probe)
+
+
+def check_length(model: PreTrainedModel, prompt: int, answer: int, at_once: int) -> None:
+    """Raises ValueError if a model has too few positions for the tokens of the longest prompt and of the answer, or
+    cannot read so many nodes `at_once`."""
+    name, most, needed = type(model).__name__, positions_of(model), _read(prompt, answer)
+    if most is not None and needed > most:
+        raise ValueError(
+            f"{name} has {most} positions, a prompt of {prompt} tokens and an answer of {answer} take {needed}; "
+            "shorten the prompt or max_new_tokens, or take a model with more positions"
+        )
+    embeddings = getattr(parts(model)[1], "embeddings", None)
+    types = getattr(embeddings, "token_type_ids", None)  # BigBird cuts it to the tokens of a forward
+    if model.config.model_type in CUTS_TYPES and types is not None and at_once > types.shape[-1]:
+        raise ValueError(
+            f"{name} reads at most {types.shape[-1]} tokens at a time, and prompt and drafted nodes may be {at_once}; "
+            "draft less (nodes, draft_width, gamma), or nothing (drafter='none')"
+        )
+
+
+def check_rotation(model: PreTrainedModel, prompt: int, answer: int) -> None:
+    """Raises ValueError if the rotary frequencies of a target would change between the first token read and the last:
+    a tree reads tokens together, all with the frequencies of the longest path."""
+    name, needed = type(model).__name__, _read(prompt, answer)
+    for kind, limit in _changing_rotations(model.config.get_text_config()):
+        if kind == "longrope" and prompt <= limit < needed:
+            raise ValueError(
+                f"{name} has rotary frequencies (longrope) that change after {limit} tokens, between the prompt of "
+                f"{prompt} and the end of its answer of {answer}; a token tree takes both on one side of that"
+            )
+        if kind == "dynamic" and limit <= needed:
+            raise ValueError(
+                f"{name} has rotary frequencies (dynamic NTK) that change with every token from {limit} on, and a "
+                f"prompt of {prompt} and an answer of {answer} take {needed}; a token tree takes fewer than {limit}"
+            )
+
+
+def is_long(model: PreTrainedModel, prompt: int) -> bool:
+    """Whether rotary frequencies are others than those of a short text, such as a `Prefix` alone."""
+    return any(limit < prompt for _, limit in _changing_rotations(model.config.get_text_config()))
+
+
+def _read(prompt: int, answer: int) -> int:
+    return prompt + answer - 1  # the last token is never read
+
+
+def _changing_rotations(config: PreTrainedConfig) -> Iterator[tuple[str, int]]:
+    """The kinds of rotary frequencies that change with the length, and the tokens up to which they do not."""
+    given = getattr(config, "rope_parameters", None) or {}  # of all layers, or of each type of layer
+    for rope in (given, *(each for each in given.values() if isinstance(each, dict))):
+        kind = rope.get("rope_type") or "default"
+        if kind == "longrope":
+            yield kind, rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        elif "dynamic" in kind:
+            yield "dynamic", config.max_position_embeddings
+
+
+def positions_of(model: PreTrainedModel) -> int | None:
+    """How many positions a model has a table of, learnt or not; None if it has none, as with rotary positions."""
+    return _positions(model, _tables)
+
+
+def _tables(model: PreTrainedModel) -> int | None:
+    sizes = []
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and any(word in name for word in TABLES):
+            first = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
+            sizes.append(module.num_embeddings - first)
+        sizes += [
+            len(table) for name, table in module.named_buffers(recurse=False)
+            if any(word in name for word in TABLES) and table.dim() == 2 and table.is_floating_point()
+        ]  # fmt: skip
+    return min(sizes, default=None)
 
 
 @torch.inference_mode()
