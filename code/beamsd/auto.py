@@ -23,7 +23,7 @@ from beamsd.costs import SIZES, Curve, Forwards
 from beamsd.prefix import Prefix
 from beamsd.program import Program
 from beamsd.search import Result, Timer, beam_search
-from beamsd.trie import Trie
+from beamsd.trie import Trie, check_trie
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,6 +107,7 @@ class Auto:
         program: Program | None = None, **settings: object,
     ) -> Result:  # fmt: skip
         """As `beamsd.beam_search`, whose settings it takes, but for those that say who drafts."""
+        check_trie(settings.get("trie"))
         B, P = input_ids.shape
         length = settings.get("max_new_tokens") or settings["trie"].length
         choices = self._choices(settings["width"], length, draft, settings)

@@ -23,7 +23,7 @@ from beamsd.prefix import Prefix
 from beamsd.program import Program
 from beamsd.search import Result, Timer, beam_search
 from beamsd.support import check_model
-from beamsd.trie import Trie
+from beamsd.trie import Trie, check_trie
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
@@ -56,7 +56,7 @@ class SpeculativeOutput(GenerateBeamDecoderOnlyOutput):
 class speculate:
     """Speculative beam search as `model.generate(…, custom_generate=speculate(draft))`.
 
-    draft: a smaller model with the same vocabulary, or None. drafter: who drafts, the "model", the "trie", both as
+    draft: a smaller model with the same tokenizer, or None. drafter: who drafts, the "model", the "trie", both as
     "hybrid", or "none" (plain beam search with tree attention, gamma 0); "auto" measures which takes the least time
     (see `Auto`, and `report()`), and without a draft model it leaves "trie" and "none".
     trie: the legal sequences; without one, whatever `generate` would allow. Sequences end as in `generate`: after
@@ -84,6 +84,9 @@ class speculate:
     clock: Timer | None = None
     prefix: Prefix | None = None
     capture: bool = False
+
+    def __post_init__(self):
+        check_trie(self.trie)
 
     @cached_property
     def program(self) -> Program | None:

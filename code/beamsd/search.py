@@ -230,7 +230,7 @@ def beam_search(
 ) -> Result:
     """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
 
-    target, draft: decoder-only models with the same vocabulary, in eval mode, on the device of the prompts.
+    target, draft: decoder-only models with the same tokenizer, in eval mode, on the device of the prompts.
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
     clock: sums the seconds of draft, target and verify. prefix: what prompts begin with, to be read once for all calls;
     batches with a prompt that does not are read whole. program: a `Program`, for static shapes.

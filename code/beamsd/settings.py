@@ -15,7 +15,7 @@ from beamsd.legal import Legal, OnTrie, OnVocabulary, constrained
 from beamsd.reader import Reader
 from beamsd.scoring import Sampled, Scoring, StochasticBeams, likelihood
 from beamsd.support import check_length, check_model, check_rotation
-from beamsd.trie import Trie
+from beamsd.trie import Trie, check_trie
 from beamsd.verify import Relaxed, Strict, Verification
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class Settings:
     stopping_criteria: StoppingCriteriaList | None = None
     raw: bool = False
 
+    def __post_init__(self):
+        check_trie(self.trie)
+
     def plan(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, attention_mask: Tensor
     ) -> Plan:
@@ -74,7 +77,7 @@ class Settings:
         self._check_numbers()
         _check_prompts(input_ids, attention_mask)
         ending, trie = self._ending(input_ids)
-        self._check_vocabularies(target, draft)
+        self._check_vocabularies(target, draft, input_ids, ending.eos)
         tokens = input_ids.shape[1] + ending.length
         for model in (target, draft) if self.uses_model else (target,):
             check_model(model, tokens)
@@ -167,21 +170,31 @@ class Settings:
             processors = constrained(processors, trie, input_ids.shape[1], self.width)
         return OnVocabulary(processors, input_ids, group=self.width, raw=self.raw)
 
-    def _check_vocabularies(self, target: PreTrainedModel, draft: PreTrainedModel | None) -> None:
+    def _check_vocabularies(
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, eos: tuple[int, ...]
+    ) -> None:  # fmt: skip
         if self.uses_model and draft is None:
             which = f"gamma={self.gamma}" if self.drafter == "model" else f"drafter={self.drafter!r}"
             raise ValueError(f"{which} needs a draft model; pass draft=, or drafter='none' for plain beam search")
         sizes = {"target": target.config.get_text_config().vocab_size}
         if self.uses_model:
             sizes["draft"] = draft.config.get_text_config().vocab_size
+        held = {"the prompts hold": int(input_ids.max())}
+        if self.trie is not None:
+            held |= {"the trie holds": self.trie.vocabulary_size - 1, "eos_token_id is": max(eos, default=0)}
         for name, size in sizes.items():
-            if self.trie is not None and self.trie.vocabulary_size > size:
-                raise ValueError(
-                    f"the trie holds token {self.trie.vocabulary_size - 1}, the {name}'s vocabulary ends at "
-                    f"{size - 1}: is it the trie of another tokenizer?"
-                )
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"target and draft differ in vocabulary: {sizes['target']} and {sizes['draft']} tokens")
+            for what, token in held.items():
+                if token >= size:
+                    raise ValueError(
+                        f"{what} token {token}, the {name}'s vocabulary ends at {size - 1}: another tokenizer, or "
+                        "embeddings that were not resized to it (resize_token_embeddings)?"
+                    )
+        # Under a trie, what lies beyond one of the vocabularies, such as padding, is never asked for.
+        if len(set(sizes.values())) > 1 and (self.trie is None or self.logits_processor):
+            raise ValueError(
+                f"target and draft differ in vocabulary: {sizes['target']} and {sizes['draft']} tokens; with one "
+                f"tokenizer, call draft.resize_token_embeddings({sizes['target']}), or pass a trie without processors"
+            )
         most = self.width * sizes["target"]
         if self.uses_model and self.trie is None and max(self._widths()) > most:
             raise ValueError(f"draft_width={self.draft_width} exceeds the {most} continuations of {self.width} beams")

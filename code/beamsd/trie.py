@@ -200,3 +200,12 @@ class Trie:
         trie = cls.__new__(cls)
         trie._set(**arrays, length=int(facts["length"]), shortest=int(facts["shortest"]))
         return trie
+
+
+def check_trie(trie: object) -> None:
+    """Raises ValueError for what is neither a `Trie` nor None, such as the lists that one is made of."""
+    if trie is not None and not isinstance(trie, Trie):
+        raise ValueError(
+            f"trie must be a Trie, not a {type(trie).__name__}: pass Trie.from_sequences(...) of lists of tokens, "
+            "Trie(...) of a tensor (n_items, length)"
+        )

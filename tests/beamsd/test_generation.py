@@ -418,9 +418,21 @@ TRIE = Trie.from_sequences([[9], [9, 10], [11, 12]])
     [
         ({"draft_width": 3}, {}, "draft_width=3 is below width=4"),
         ({"draft_width": 1000}, {}, "exceeds the 160 continuations"),
-        ({"draft": tiny_llama(1, 1, vocabulary=41)}, {}, "differ in vocabulary: 40 and 41"),
+        (
+            {"draft": tiny_llama(1, 1, vocabulary=41)},
+            {},
+            r"differ in vocabulary: 40 and 41 .*resize_token_embeddings\(40\)",
+        ),
+        (
+            {"draft": tiny_llama(1, 1, vocabulary=20)},
+            {},
+            "the prompts hold token 39, the draft's vocabulary ends at 19",
+        ),
+        ({"trie": [[9, 10]]}, {}, r"trie must be a Trie, not a list: pass Trie.from_sequences"),
+        ({"trie": torch.tensor([[9, 10]])}, {}, r"trie must be a Trie, not a Tensor: .* Trie\(...\) of a tensor"),
         ({"trie": Trie(torch.tensor([[5, 99]]))}, {}, "the trie holds token 99"),
         ({"trie": TRIE}, {"eos_token_id": None}, "set eos_token_id"),
+        ({"trie": TRIE}, {"eos_token_id": 40}, "eos_token_id is token 40, the target's vocabulary ends at 39"),
         ({"verification": "loose"}, {}, "one of strict, relaxed, sample, not 'loose'"),
         ({}, {"output_attentions": True}, "output_attentions=True"),
         ({}, {"output_logits": True}, "output_logits=True"),
@@ -443,3 +455,18 @@ def test_what_does_not_fit_is_refused(how, flags, message):
     target = tiny_llama(1, 2)
     with pytest.raises(ValueError, match=message):
         target.generate(**ask(**flags), custom_generate=speculate(**({"draft": target, "drafter": "model"} | how)))
+
+
+@pytest.mark.parametrize("vocabulary", [30, 64])
+@pytest.mark.parametrize("how", [{"drafter": "model"}, {"drafter": "hybrid"}, {}])
+def test_a_draft_with_other_padding_of_its_vocabulary_drafts_under_a_trie(how, vocabulary):
+    """As Qwen's sizes differ: 152,064 and 151,936 rows for one tokenizer."""
+    target, draft = tiny_llama(1, 2), tiny_llama(2, 1, vocabulary=vocabulary)
+    items = random_items(200) % 25 + 3
+    request = ask(input_ids=random_prompts(3, 9)[0] % 30, max_new_tokens=4, eos_token_id=None)
+    children = children_of(items.tolist(), None)
+    expected = target.generate(
+        **request, prefix_allowed_tokens_fn=lambda row, sequence: sorted(children[tuple(sequence[9:].tolist())])
+    )
+    output = target.generate(**request, custom_generate=speculate(draft, trie=Trie(items), **how))
+    assert_same(expected, output, 9)
