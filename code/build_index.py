@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from atspeed.shapes import check_dtype
-from genrec.artefacts import already_done, make_facts, read_facts, write_facts
+from genrec.artefacts import already_done, hold, make_facts, read_facts, write_facts
 from genrec.catalogue import Catalogue
 from genrec.cli import run
 from genrec.errors import UserError
@@ -82,6 +82,7 @@ def main(
         batch_size=encode_batch_size, dtype=check_dtype(dtype), strict=strict,
     )  # fmt: skip
     if extend:
+        hold(index)
         extend_it(index, source)
         return
     rows = rows_to_fit(index.parent, fit_on, len(source.names))

@@ -18,7 +18,7 @@ from atspeed.comparison import by_draft, draft_name, save_comparison
 from atspeed.methods import RELAXED, check_fit, check_widths, draft_methods
 from atspeed.report import results_name, short, summarise, users_name, verdict
 from atspeed.shapes import check_dtype
-from genrec.artefacts import is_done, make_facts, read_facts, write_facts
+from genrec.artefacts import hold, is_done, make_facts, read_facts, write_facts
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
 from genrec.errors import UserError
@@ -70,6 +70,7 @@ def main(
     )  # fmt: skip
     if is_done(output, output, STAGE, made_of, overwrite):
         return
+    hold(output)
 
     import torch
 

@@ -11,7 +11,7 @@ another 4 % of a 7B's weights). In float32 the logits are the same but for round
 from pathlib import Path
 
 from atspeed.shapes import check_dtype, check_shape
-from genrec.artefacts import make_facts, read_facts
+from genrec.artefacts import hold, make_facts, read_facts
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import check_new
@@ -26,6 +26,7 @@ def main(model: str, output: str, shape: str, dtype: str = "float32", seed: int 
     if path.resolve() == Path(model).resolve():
         raise UserError(f"--output {output}: is --model itself; choose another")
     check_new(path, overwrite)
+    hold(path)
 
     import torch
 

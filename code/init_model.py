@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from atspeed.shapes import check_shape
+from genrec.artefacts import hold
 from genrec.cli import run
 from genrec.files import check_new
 
@@ -16,6 +17,7 @@ from genrec.files import check_new
 def main(output: str, shape: str = "tiny", layers: int | None = None, seed: int = 0, overwrite: bool = False) -> None:
     chosen = check_shape(shape)
     check_new(Path(output), overwrite)
+    hold(Path(output))
     if layers:
         chosen = replace(chosen, num_hidden_layers=layers)
 

@@ -7,6 +7,7 @@ python code/make_toy.py --output data/toy --seed 0 --n_items 1000 --n_users 2000
 
 from pathlib import Path
 
+from genrec.artefacts import hold
 from genrec.cli import run
 from genrec.files import check_output
 from genrec.toy import make_toy
@@ -22,6 +23,7 @@ def main(
 ) -> None:
     toy = make_toy(seed, n_items, n_users, mean_length, new_items)
     check_output(Path(output))
+    hold(Path(output))
     toy.save(Path(output))
     print(f"{output}: {len(toy.splits.train)} users, {len(toy.splits.items())} items")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from genrec.artefacts import FACTS, make_facts, read_facts, write_facts
+from genrec.artefacts import FACTS, hold, make_facts, read_facts, write_facts
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_ours, check_output, file_sha256
@@ -59,6 +59,7 @@ def main(
     arguments = {"input": [f"{path.name} {file_sha256(path)}" for path in files], **arguments}
     if _done(folder, files, arguments, overwrite):
         return
+    hold(folder)
     for source in sources:
         known = ", ".join(f"{role} = {column}" for role, column in source.columns.items())
         logger.info(f"{source.path}: {source.form}, {known}")

@@ -14,7 +14,7 @@ from atspeed.checkpoints import open_checkpoint
 from atspeed.methods import check_fit
 from atspeed.report import CUTOFFS, results_name, short, users_name
 from atspeed.shapes import check_dtype
-from genrec.artefacts import is_done, make_facts, write_facts
+from genrec.artefacts import hold, is_done, make_facts, write_facts
 from genrec.baselines import BASELINES, check_baselines
 from genrec.cli import run
 from genrec.dataset import load_dataset, take
@@ -61,6 +61,7 @@ def main(
     )  # fmt: skip
     if is_done(output, output, STAGE, made_of, overwrite):
         return
+    hold(output)
 
     import torch
     from accelerate.utils import gather_object

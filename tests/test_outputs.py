@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from genrec.artefacts import hold
 from genrec.files import write_json
 from genrec.toy import make_toy
 
@@ -93,6 +94,15 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(name, there, world)
     assert any(said in line for said in ("is a file, and a folder", "is a folder, and a file", "cannot be written",
                                          "is there already"))  # fmt: skip
     assert sorted(world.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_of_two_runs_into_one_output_the_second_says_so(name, world):
+    out = world / "outputs/out"
+    hold(out)
+    said = last_line(start(world, FOLDERS[name]))
+    assert said == f"error: {out}: another run is at work there; wait for it, or choose another output"
+    assert not list((world / "outputs").iterdir())
 
 
 @pytest.mark.parametrize("name", LIMITED)

@@ -3,10 +3,12 @@
 import fcntl
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 import time
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TextIO, TypeVar, get_type_hints
 
 from genrec.cli import is_main_process
@@ -151,19 +153,35 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
+def hold(output: Path) -> None:
+    """Keep other runs of this user and machine from writing `output` until this process ends, however it ends.
+
+    For what is written at the end, without a work folder, where `already_done` does it. Raises UserError if a run is at
+    it.
+    """
+    if is_main_process():
+        name = f"atspeed-{os.getuid()}-{sha256(str(output.resolve()).encode())[:16]}.lock"
+        _take(Path(gettempdir(), name), output, "choose another output")
+
+
 def _lock(work: Path) -> None:
     """Keep other runs out of a folder until this process clears it or ends, however it ends."""
-    if work.resolve() in _held:
+    _take(work / LOCK, work, "choose another OUTPUT_DIR")
+
+
+def _take(path: Path, place: Path, otherwise: str) -> None:
+    """Lock the file at `path`, which stands for `place`, unless this process has."""
+    if place.resolve() in _held:
         return
-    file = (work / LOCK).open("w")
+    file = path.open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise UserError(f"{work}: another run is at work there; wait for it, or choose another OUTPUT_DIR") from error
+        raise UserError(f"{place}: another run is at work there; wait for it, or {otherwise}") from error
     except OSError:  # a file system that knows no locks
         pass
-    _held[work.resolve()] = file
+    _held[place.resolve()] = file
 
 
 def _unlock(work: Path) -> None:

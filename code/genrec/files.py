@@ -80,7 +80,8 @@ def _replace_folder(partial: Path, path: Path) -> None:
 def _clear_partials(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.partial-{glob.escape(_HOST)}-*"):
         process = left.name.rpartition("-")[2]
-        if process.isdecimal() and not _is_running(int(process)):
+        # This process's own is of one before it that had its number, as in a container that was started again.
+        if process.isdecimal() and (int(process) == os.getpid() or not _is_running(int(process))):
             _remove(left)
 
 

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, already_done, make_facts
+from genrec.artefacts import FACTS, already_done, hold, make_facts
 from genrec.cli import run
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_output, write_json
@@ -45,6 +45,7 @@ def main(category: str, output: str, source: str = HUB, overwrite: bool = False)
     if folder.exists() and not overwrite and not empty:
         raise UserError(f"{folder}: is there already; choose another --output, or pass --overwrite")
     check_output(folder)
+    hold(folder)
 
     import datasets
 

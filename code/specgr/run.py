@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import fingerprint, make_facts, write_facts
+from genrec.artefacts import fingerprint, hold, make_facts, write_facts
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, write_text
 from genrec.tables import to_markdown
@@ -48,6 +48,7 @@ def main(config: Config, flags: Flags) -> None:
     check_methods(flags.methods)
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "results" / flags.eval_mode)
     check_new(folder, flags.overwrite, "--results")
+    hold(folder)
     names = methods_of(config, flags.methods)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
     settings = {name: settings_of(config, name, **changes) for name in names if name in SPECULATIVE}

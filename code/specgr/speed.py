@@ -19,7 +19,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, make_facts, write_facts
+from genrec.artefacts import FACTS, hold, make_facts, write_facts
 from genrec.errors import UserError
 from genrec.files import atomic_path, check_new, write_text
 from genrec.tables import to_markdown
@@ -65,6 +65,7 @@ def main(config: Config, flags: Flags) -> None:
     check(flags)
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "speed")
     check_new(folder, flags.overwrite, "--results")
+    hold(folder)
     names = flags.methods or tuple(name for name in (AUX, PLUS, CONSTRAINED) if name != AUX or config.embeddings)
     changes = {key: getattr(flags, key) for key in ("draft_size", "num_beams", "threshold")}
     settings = {name: settings_of(config, name, **changes) for name in names if name in SPECULATIVE}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import make_facts, write_facts
+from genrec.artefacts import hold, make_facts, write_facts
 from genrec.files import atomic_path, check_new, write_text
 from genrec.tables import pyplot
 from specgr.config import Config, run
@@ -45,6 +45,7 @@ def main(config: Config, flags: Flags) -> None:
     check_methods(flags.methods, SPECULATIVE, f"; {CONSTRAINED} is always beside them")
     folder = Path(flags.results or Path(config.output_dir) / config.dataset / "sweep")
     check_new(folder, flags.overwrite, "--results")
+    hold(folder)
     methods = [name for name in methods_of(config, flags.methods) if name in SPECULATIVE]
     varied = {"draft_size": flags.draft_sizes, "threshold": flags.thresholds, "num_beams": flags.beams}
     settings = {

@@ -143,6 +143,7 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
         partial.write_text("a")
         prefix = partial.name.rpartition("-")[0]
     (tmp_path / f"{prefix}-{gone.pid}").mkdir()
+    (tmp_path / f"{prefix}-{os.getpid()}").mkdir()  # of a container that was started again, with the same numbers
     (tmp_path / f"{prefix}-1").write_text("of a process that runs")
     with atomic_path(tmp_path / "a") as partial:
         partial.write_text("b")
