@@ -20,6 +20,7 @@ from genrec.errors import UserError
 from genrec.files import atomic_path
 from genrec.quantise import distances, identification_digits, nearest, resolve, sinkhorn
 from genrec.rqvae_settings import Settings
+from genrec.vectors import check_finite
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> RQVAE:
     tensors, about = read_tensors(path, device)
     model = RQVAE(Settings.from_dict(about["settings"]), about["width"]).to(device)
     model.load_state_dict(tensors)
+    check_finite(tensors.items(), path)
     return model.eval()
 
 

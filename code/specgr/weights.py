@@ -12,6 +12,7 @@ from torch import nn
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
 from genrec.text import read_json
+from genrec.vectors import check_finite
 
 WEIGHTS = "model.safetensors"
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,4 +37,5 @@ def load_weights(make: Callable[[dict], Model], folder: Path, name: str, what: s
         load_model(model, folder / WEIGHTS)
     except (TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a {what} that this version wrote ({error}); train it again") from error
+    check_finite(model.named_parameters(), folder)
     return model.eval()

@@ -124,6 +124,19 @@ def test_a_damaged_model_is_refused_before_any_work_as_base_and_as_target(data, 
         open_checkpoint(str(folder), "finetune_llama", "finetune_llama", data)
 
 
+@pytest.mark.parametrize("value", [b"\xff\xff\xff\xff", b"\x00\x00\x80\x7f"], ids=["NaN", "infinity"])
+def test_weights_that_are_not_numbers_are_one_line(folder, value):
+    """Bytes that a disk or a copy has changed: the length is right, and safetensors has no checksum."""
+    file = folder / "model.safetensors"
+    load_model(str(folder))
+    with file.open("r+b") as opened:
+        opened.seek(-400, 2)
+        opened.write(value)
+    with pytest.raises(UserError, match=r"target: its weights .* are not all numbers: the file is damaged") as error:
+        load_model(str(folder))
+    assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

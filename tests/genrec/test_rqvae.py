@@ -152,6 +152,10 @@ def test_a_saved_model_is_the_same_model(tmp_path):
     again = load_model(path)
     assert again.settings == SMALL
     assert torch.equal(again.codes(embeddings), model.codes(embeddings))
+    model.codebooks[0].data[0, 0] = float("nan")
+    save_model(model, path)
+    with pytest.raises(UserError, match=r"model.safetensors: its weights codebooks.* are not all numbers"):
+        load_model(path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match=r"model.safetensors: damaged or not ours"):
         load_model(path)

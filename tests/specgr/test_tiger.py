@@ -80,6 +80,11 @@ def test_what_is_no_tiger_is_refused_by_name(tiger, tmp_path):
     with pytest.raises(UserError, match=r"tiger\.json"):
         Tiger.load(tmp_path)
     tiger.save(tmp_path / "tiger")
+    with torch.no_grad():
+        tiger.t5.shared.weight[0] = float("inf")
+    tiger.save(tmp_path / "odd")
+    with pytest.raises(UserError, match=r"odd: its weights t5\.shared.* are not all numbers"):
+        Tiger.load(tmp_path / "odd")
     (tmp_path / "tiger" / "model.safetensors").write_bytes(b"none")
     with pytest.raises(UserError, match="not a TIGER"):
         Tiger.load(tmp_path / "tiger")
