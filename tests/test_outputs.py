@@ -1,11 +1,15 @@
-"""An output that cannot be written, for every command: one line, exit code 2, and nothing half-written left behind."""
+"""An output that cannot be written, and an input that is damaged: one line, exit code 2, and nothing left behind."""
 
+import gzip
 import os
 import resource
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from conftest import ROOT
@@ -115,3 +119,46 @@ def test_a_disk_that_is_full_is_said_and_leaves_no_half_of_a_file(name, world):
     if name == "build_index":
         assert not (world / "data/toy/toy.mine.json").exists()
         assert start(world, LIMITED[name]).returncode == 0, "with room it goes on"
+
+
+def truncated(content):
+    return content[: len(content) // 2]
+
+
+def zeroed(content):
+    """As a crash leaves a file whose length was written and whose contents were not."""
+    return bytes(len(content))
+
+
+TRAIN = f"specgr.train {SPECGR} --index {{data}}/toy/toy.index.json --embeddings {{vectors}} --output_dir {{out}}"
+INPUTS = {  # what is damaged -> the command that reads it
+    "vectors.npy": INDEX,
+    "data/toy/items.parquet": INDEX,
+    "data/toy/toy.index.json": TRAIN,
+    "data/toy/sequential_train.txt": TRAIN,
+    "raw.parquet": "process_data --input {raw_folder}/raw.parquet --output {out}",
+    "raw.csv.gz": "process_data --input {raw_folder}/raw.csv.gz --output {out}",
+    "data/toy/interactions.parquet": "inspect_data toy --data_path {data} --output {out}.html",
+    "made/facts.json": FOLDERS["grow_model"],
+}
+
+
+@pytest.mark.parametrize("damage", [truncated, zeroed])
+@pytest.mark.parametrize("file", INPUTS)
+def test_a_damaged_input_is_named_and_nothing_is_written(file, damage, world):
+    if file == "data/toy/sequential_train.txt" and damage is truncated:
+        pytest.skip("fewer rows are rows")
+    table = pyarrow.csv.read_csv(world / "raw.csv")
+    pyarrow.parquet.write_table(table, world / "raw.parquet")
+    pyarrow.parquet.write_table(table, world / "data/toy/interactions.parquet")
+    items = {"raw_id": [f"B{item}" for item in range(300)], "item": range(300)}
+    pyarrow.parquet.write_table(pyarrow.table(items), world / "data/toy/items.parquet")
+    (world / "raw.csv.gz").write_bytes(gzip.compress((world / "raw.csv").read_bytes()))
+    path = world / file
+    path.write_bytes(damage(path.read_bytes()))
+    before = sorted(world.rglob("*"))
+    done = start(world, INPUTS[file].replace("{raw_folder}", str(world)))
+    line = last_line(done)
+    assert line.startswith("error: ")
+    assert file.rpartition("/")[2] in line
+    assert sorted(world.rglob("*")) == before

@@ -83,6 +83,8 @@ def test_a_killed_training_ends_with_the_same_index(tmp_path, one_thread):
     assert "toy.mine: resumed" in log
     assert "epoch 6:" not in log, "what was trained was not trained again"
     assert "0 items still share an identifier" in log
+    assert not [path for path in data.rglob(".*partial-*")]
+    assert not (data / "toy.mine/training").exists()
 
 
 def test_the_index_is_what_the_stages_read_and_says_how_good_it_is(tmp_path, capsys):

@@ -413,18 +413,27 @@ def test_what_another_stage_or_a_person_put_there_is_not_replaced(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["raw.csv"]
 
 
-def test_an_interruption_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_an_interruption_leaves_nothing_and_the_next_run_what_an_unbroken_one_does(tmp_path, by):
+    """What kill -9 leaves, half a folder under a name of its own, is removed by the run that comes after."""
     source = tmp_path / "raw.csv"
-    ratings(300_000, 9_000, 5_000).to_csv(source, index=False)
+    ratings(*((300_000, 9_000, 5_000) if by == signal.SIGINT else (60_000, 2_000, 1_000))).to_csv(source, index=False)
     command = [sys.executable, ROOT / "code/process_data.py", "--input", source, "--output", tmp_path / OUT]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell runs in the background ignores it
     stage = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heard)
     while not list(tmp_path.glob(".out.partial-*/work")):
         assert stage.poll() is None
         time.sleep(0.01)
-    stage.send_signal(signal.SIGINT)
+    stage.send_signal(by)
     assert stage.wait(60) != 0
-    assert list(tmp_path.iterdir()) == [source]
+    if by == signal.SIGINT:
+        assert list(tmp_path.iterdir()) == [source]
+        return
+    assert not (tmp_path / OUT).exists()
+    made(tmp_path / OUT, source)
+    made(tmp_path / "whole", source)
+    assert contents(tmp_path / OUT) == contents(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"raw.csv", OUT, "whole"}
 
 
 # The release: data/data_process.ipynb of AtSpeed, run on reviews_Beauty_5.json.gz. That file is not here, so one is

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -48,11 +49,20 @@ def test_each_stage_leaves_its_weights_facts_and_item_embeddings(trained):
     torch.testing.assert_close(items[0].norm(dim=-1), torch.ones(150))
 
 
-def test_a_training_killed_after_a_checkpoint_ends_as_it_would_have(world, trained):
-    done = worker(world, "killed", "killed", "--stages", "tiger")
+@pytest.mark.parametrize("stage", ["tiger", *(pytest.param(s, marks=pytest.mark.slow) for s in STAGES[1:])])
+def test_a_training_killed_after_a_checkpoint_ends_as_it_would_have(world, trained, stage):
+    output = world / f"killed-{stage}/toy"
+    for before in STAGES[: STAGES.index(stage)]:
+        shutil.copytree(trained / before, output / before)
+    done = worker(world, "killed", output.parent.name, "--stages", stage)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert [path.name for path in (world / "killed/toy/tiger.work").glob("check*")] == ["checkpoint-3"]
-    assert_same_weights(run(world, "killed", "--stages", "tiger") / "tiger", trained / "tiger", atol=0, rtol=0)
+    (kept,) = (output / f"{stage}.work").glob("check*")
+    assert not (output / stage).exists()
+    (output / f".{stage}.partial-{platform.node().replace('-', '_')}-{2**22 + 1}").mkdir()  # of a process that is gone
+    (output / f"{stage}.work/.{kept.name}.partial-{platform.node().replace('-', '_')}-{2**22 + 1}").mkdir()
+    assert_same_weights(run(world, output.parent.name, "--stages", stage) / stage, trained / stage, atol=0, rtol=0)
+    left = [path.name for path in output.iterdir()]
+    assert sorted(left) == sorted(STAGES[: STAGES.index(stage) + 1]), "no work folder, no partial folder"
 
 
 def test_the_weights_of_the_start_are_kept_if_none_is_better(codes, tiger, tmp_path):
