@@ -28,7 +28,7 @@ def main(
     if path.suffix != ".html":
         raise UserError(f"--output {path} must end in .html")
     check_output(path, file=True)
-    check_new(path, overwrite or not output)  # what stands in the place of our own choice is an earlier page
+    check_new(path, overwrite or not output, file=True)  # what stands in the place of our own choice is an earlier page
     data = load_dataset(data_path, dataset, index)
 
     from genrec.description import read_times

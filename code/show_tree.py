@@ -149,7 +149,7 @@ def main(
     if path.suffix not in FORMATS:
         raise UserError(f"--output {output} must end in {', '.join(FORMATS)}: the suffix says the format")
     check_output(path, file=True)
-    check_new(path, overwrite)
+    check_new(path, overwrite, file=True)
 
     import torch
 

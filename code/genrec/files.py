@@ -153,17 +153,17 @@ def _let_read(path: Path) -> None:
             file.chmod(file.stat().st_mode | (0o666 & ~umask))
 
 
-def check_new(path: Path, overwrite: bool, flag: str = "--output") -> None:
+def check_new(path: Path, overwrite: bool, flag: str = "--output", file: bool = False) -> None:
     """Raises UserError if `path`, which `flag` chooses, is there, unless it may be overwritten; or if it cannot be.
 
-    A folder may be overwritten if this project wrote all of it.
+    file: what is written there is one, not a folder. A folder may be overwritten if this project wrote all of it.
     """
     empty = path.is_dir() and not contents(path)
     if path.exists() and not overwrite and not empty:
         raise UserError(f"{path}: is there already; choose another {flag}, or pass --overwrite")
     if path.is_dir():
         check_ours(path)
-    check_output(path)
+    check_output(path, file)
 
 
 def write_text(path: Path, text: str) -> None:
