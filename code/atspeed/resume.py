@@ -4,13 +4,17 @@ What the Trainer of transformers leaves open: it writes a checkpoint file by fil
 resuming that early stopping has struck, and logs there a mean over fewer steps than an uninterrupted run does.
 """
 
+import logging
 import shutil
 from pathlib import Path
 
 from transformers import TrainerCallback, TrainerState
 
 from atspeed.processes import this_process
-from genrec.files import write_text
+from genrec.errors import UserError
+from genrec.files import contents, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 STATE, WHOLE = "trainer_state.json", "whole"
 
@@ -36,21 +40,52 @@ class WholeCheckpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_text(written / WHOLE, "")
+        self.mark(written)
         for folder in written.parent.glob("checkpoint-*"):
             if folder != written and str(folder) != state.best_model_checkpoint:
                 shutil.rmtree(folder)
 
+    @staticmethod
+    def mark(checkpoint: Path) -> None:
+        """Say that a checkpoint is whole, and what is in it."""
+        write_json(checkpoint / WHOLE, _sizes(checkpoint))
+
 
 def last_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint in `work`, to be called by all processes; what was killed half-written is removed."""
+    """The newest checkpoint in `work` that a training can go on from, to be called by all processes.
+
+    What was killed half-written is removed. So is what is damaged, which the log says: then an earlier one is taken, or
+    None. One can be gone on from if it is whole and so is the best until then, whose weights the model is to end with.
+    """
     with this_process().main_process_first():
-        found = list(work.glob("checkpoint-*"))
-        whole = [folder for folder in found if (folder / WHOLE).is_file()]
+        found = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+        whole = [folder for folder in found if _is_whole(folder)]
+        last = next((folder for folder in reversed(whole) if _best(folder) in (None, *whole)), None)
         if this_process().is_main_process:
             for folder in set(found) - set(whole):
+                if (folder / WHOLE).exists():
+                    start = f"{last.name} of the same folder" if last else "the start"
+                    logger.warning(f"{folder}: is damaged and was removed; training goes on from {start}")
                 shutil.rmtree(folder)
-        return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+        return last
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files of a checkpoint."""
+    return {name: (folder / name).stat().st_size for name in contents(folder) if name != WHOLE}
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return read_json(folder / WHOLE) == _sizes(folder)
+    except UserError:  # not there, or damaged itself
+        return False
+
+
+def _best(checkpoint: Path) -> Path | None:
+    """The best checkpoint up to this one; None before the first evaluation."""
+    best = TrainerState.load_from_json(str(checkpoint / STATE)).best_model_checkpoint
+    return best and checkpoint.with_name(Path(best).name)
 
 
 def epochs_left_open(checkpoint: Path | None, epochs: int) -> int:

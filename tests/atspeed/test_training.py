@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from transformers import TrainerState
 
 from atspeed.alignment import Alignment, DataPolicy
 from atspeed.forward import tree_logits
 from atspeed.objectives import MODEL_CLASSES, TEACHER, make_objective
+from atspeed.resume import WholeCheckpoints, last_checkpoint
 from atspeed.samples import collate
 from atspeed.selection import Selection
 from atspeed.training import Schedule, fit
@@ -94,11 +96,42 @@ def test_training_on_own_beams_resumes_to_the_same_weights_and_stops_at_the_same
             try:
                 results = fit(drafter, alignment, samples, samples, tmp_path / name, schedule, 1, policy, selection)
             except Power:
-                assert any((tmp_path / name).glob("checkpoint-*"))
+                assert last_checkpoint(tmp_path / name).name == "checkpoint-6"
         weights.append(torch.cat([weight.flatten() for weight in drafter.parameters()]))
         epochs.append((results["epochs"], results["best_epoch"]))
     assert epochs[0] == epochs[1]
     torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "best", "expected"),
+    [((), 1, 3), ((3,), 1, 2), ((1,), 1, None), ((3, 2), 1, 1), ((3,), 2, 2), ((2,), 2, 1), ((1,), 3, 3)],
+)
+@pytest.mark.parametrize("damage", ["truncated", "missing", "mark"])
+def test_a_damaged_checkpoint_is_left_out_and_said(tmp_path, caplog, damaged, best, expected, damage):
+    """Of checkpoints 1, 2 and 3, in which `best` is the best from then on, and the first until then."""
+    for step in (1, 2, 3):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        best_then = tmp_path / f"checkpoint-{best if step >= best else 1}"
+        TrainerState(global_step=step, best_model_checkpoint=str(best_then)).save_to_json(folder / "trainer_state.json")
+        (folder / "optimizer.pt").write_bytes(b"state")
+        WholeCheckpoints.mark(folder)
+    (tmp_path / "checkpoint-4").mkdir()  # killed half-written
+    for step in damaged:
+        folder = tmp_path / f"checkpoint-{step}"
+        if damage == "missing":
+            (folder / "optimizer.pt").unlink()
+        else:
+            (folder / ("optimizer.pt" if damage == "truncated" else "whole")).write_bytes(b"st")
+    assert last_checkpoint(tmp_path) == (expected and tmp_path / f"checkpoint-{expected}")
+    assert not (tmp_path / "checkpoint-4").exists()
+    start = f"checkpoint-{expected} of the same folder" if expected else "the start"
+    said = [record.message for record in caplog.records]
+    assert sorted(said) == [
+        f"{tmp_path}/checkpoint-{step}: is damaged and was removed; training goes on from {start}"
+        for step in sorted(damaged)
+    ]
 
 
 def test_accumulated_steps_equal_one_large_batch(taught, tmp_path):
