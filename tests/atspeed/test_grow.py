@@ -54,7 +54,7 @@ def write_small(folder, **changes):
             if "norm" in name:
                 weight.uniform_(0.5, 1.5)
     small.save_pretrained(folder)
-    write_json(folder / "facts.json", {"stage": "finetune_llama"})
+    write_json(folder / "facts.json", {"stage": "finetune_llama", "arguments": {}})
     return small
 
 
@@ -135,7 +135,7 @@ BASE = Shape(64, 64, 2, 4, 2, None)
 )  # fmt: skip
 def test_what_cannot_be_grown_is_refused_by_its_field(tmp_path, architecture, changes, shape, message):
     tiny_model(architecture, **changes).save_pretrained(tmp_path / "small")
-    write_json(tmp_path / "small" / "facts.json", {"stage": "train"})
+    write_json(tmp_path / "small" / "facts.json", {"stage": "train", "arguments": {}})
     with pytest.raises(UserError, match=re.escape(message)):
         plan_growth(str(tmp_path / "small"), shape)
 
