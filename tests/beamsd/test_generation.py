@@ -1,5 +1,6 @@
 """`generate(custom_generate=speculate(...))` against `generate`, for anything that `generate` can be asked."""
 
+import os
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, wraps
@@ -140,7 +141,7 @@ def cases(draw):
     if width > 1:
         flags["length_penalty"] = pick(0.0, 0.5, 1.0, 2.0, -1.0)
         flags["early_stopping"] = pick(True, False, "never")
-    # With early_stopping, junk in a list can end a search under a trie; all of the list shows whether there was any.
+    # With early_stopping, junk can end a search under a trie (docs/exactness.md); all of the list shows whether it did.
     whole = constraint == "trie" and flags.get("early_stopping") is True
     flags["num_return_sequences"] = width if whole else draw(st.integers(1, width))
     processed = False
@@ -186,7 +187,7 @@ def assert_same(expected, output, prompt):
 @pytest.mark.filterwarnings("ignore:Unfeasible length constraints")  # some cases ask for that
 @given(cases())
 @settings(
-    max_examples=250, derandomize=True, deadline=None,
+    max_examples=int(os.environ.get("RANDOM_REQUESTS", "250")), derandomize=True, deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )  # fmt: skip
 def test_equals_generate_whatever_it_is_asked(case):
@@ -287,6 +288,42 @@ def test_fewer_legal_sequences_than_beams_are_all_returned_and_counted():
         assert sorted(row[:3]) == [[9, 2, 1], [9, 10, 2], [11, 12, 2]]
         assert row[3:] == [[1, 1, 1]] * 2
     assert output.sequences_scores.view(3, 5).isneginf().tolist() == [[False] * 3 + [True] * 2] * 3
+
+
+LONE = [[3], [3, 17, 8]]  # after its only first token, one beam of two has nowhere to go but the end
+FEW = [[9], [9, 10], [11, 12]]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "width", "early_stopping", "differs"),
+    [
+        (LONE, 2, True, True),  # two sequences, and `generate` finds one: junk counted as the second that ended
+        (LONE, 2, False, False),
+        (LONE, 2, "never", False),
+        ([*LONE, [4, 7], [5, 8]], 2, True, False),  # two beams at every level: no junk
+        (FEW, 5, False, True),  # fewer sequences than beams: ours are the same, its list is filled up with junk
+        (FEW, 5, True, True),
+    ],
+)
+def test_lists_under_a_trie_differ_only_where_transformers_fills_them_with_junk(
+    sequences, width, early_stopping, differs
+):
+    target, children = tiny_llama(1, 2), children_of(sequences, 2)
+    request = ask(
+        num_beams=width, num_return_sequences=width, eos_token_id=2, early_stopping=early_stopping, length_penalty=1.0,
+        input_ids=random_prompts(1, 6, 183)[0], attention_mask=None,
+    )  # fmt: skip
+    expected = target.generate(
+        **request,
+        prefix_allowed_tokens_fn=lambda row, sequence: sorted(children.get(tuple(sequence[6:].tolist()), {2})),
+    )
+    output = target.generate(**request, custom_generate=speculate(None, trie=Trie.from_sequences(sequences)))
+    real = expected.sequences_scores > JUNK
+    assert real.all() != differs
+    assert output.found == min(width, len(sequences)), "ours are all that there are"
+    assert set(expected.sequences[real, :7].flatten().tolist()) <= set(output.sequences[:, :7].flatten().tolist())
+    if not differs:
+        assert_same(expected, output, 6)
 
 
 def test_without_return_dict_it_returns_the_sequences():
