@@ -191,7 +191,7 @@ def test_clock_sums_every_part_and_changes_nothing():
         (dict(attention_mask=torch.tensor([[1, 1, 0]])), "left-padded"),
         (dict(attention_mask=torch.ones(1, 2)), r"\(B, P\)"),
         (dict(trie=Trie(torch.tensor([[5, 99]]))), "another tokenizer"),
-        (dict(draft=tiny_llama(1, 1, vocabulary=41)), "differ in vocabulary"),
+        (dict(draft=tiny_llama(1, 1, vocabulary=7)), "the draft's vocabulary ends at 6"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
