@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atspeed.checkpoints import open_checkpoint
-from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GENERATE, check_fit, make_methods
+from atspeed.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GAMMA, GENERATE, check_fit, make_methods
 from atspeed.report import results_name, save_benchmark, short, timings, verdict
 from atspeed.shapes import check_dtype, check_shape
 from genrec.artefacts import already_done, make_facts, read_facts, write_facts
@@ -51,7 +51,7 @@ def main(
     batch_sizes: tuple[int, ...] = (1,),
     dtypes: tuple[str, ...] = ("float32",),
     draft_beam_size: int | None = None,
-    gamma: int = 3,
+    gamma: int = GAMMA,
     nodes: int | None = None,
     share_prefix: bool = True,
     requests: int = 20,

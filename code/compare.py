@@ -15,7 +15,7 @@ from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
 from atspeed.comparison import by_draft, draft_name, save_comparison
-from atspeed.methods import RELAXED, check_fit, check_widths, draft_methods
+from atspeed.methods import GAMMA, RELAXED, check_fit, check_widths, draft_methods
 from atspeed.report import results_name, short, summarise, users_name, verdict
 from atspeed.shapes import check_dtype
 from genrec.artefacts import hold, is_done, make_facts, read_facts, write_facts
@@ -36,7 +36,7 @@ def main(
     index: str | None = None,
     run_beam_sizes: tuple[int, ...] = (1, 3, 5, 10, 20),
     draft_beam_size: int = 40,
-    gamma: int = 3,
+    gamma: int = GAMMA,
     constrained_softmax: bool = True,
     batch_size: int = 1,
     max_users: int | None = None,

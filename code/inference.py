@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from atspeed.checkpoints import open_checkpoint
-from atspeed.methods import BASELINE, check_fit, check_widths, make_methods
+from atspeed.methods import BASELINE, GAMMA, check_fit, check_widths, make_methods
 from atspeed.report import SHORT, recommendations, results_name, save_report, summarise, users_name, verdict
 from atspeed.shapes import check_dtype
 from genrec.artefacts import already_done, clear, is_done, make_facts, write_facts
@@ -41,7 +41,7 @@ def main(
     split: str = "test",
     run_beam_sizes: tuple[int, ...] = (1, 3, 5, 10, 20),
     draft_beam_size: int = 40,
-    gamma: int = 3,
+    gamma: int = GAMMA,
     batch_size: int = 1,
     max_users: int | None = None,
     warmup: int = 3,

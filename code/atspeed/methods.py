@@ -21,6 +21,7 @@ CAPTURED, AUTO_CAPTURED = "gamma 0 captured", "auto captured"
 COMPARED = (GENERATE, BASELINE, SPECULATIVE)  # what stage 4 reports
 ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, SAMPLE)
 NEED_DRAFT = (SPECULATIVE, HYBRID, RELAXED)
+GAMMA = 3  # levels that a draft drafts a round, unless told otherwise
 AUTO_REQUESTS = 30  # after which auto has tried what it will try, ...
 AUTO_COMPILED = 60  # ... and what it chose is compiled
 
@@ -55,11 +56,14 @@ def check_widths(widths: Sequence[int], draft_width: int) -> None:
 
 
 def check_fit(catalogue: Catalogue, flag: str, *widths: int, gamma: int = 1) -> None:
-    """Raises UserError for a K, of `flag`, or levels drafted a round that are more than the catalogue has."""
+    """Raises UserError for a K, of `flag`, or levels drafted a round that are more than the catalogue has.
+
+    The default of gamma fits any catalogue: where there are fewer levels, all are drafted.
+    """
     items = len(catalogue.items_of)
     if max(widths) > items:
         raise UserError(f"--{flag} {max(widths)}: must be at most {items}, the identifiers that there are to recommend")
-    if gamma > catalogue.levels:
+    if gamma > max(catalogue.levels, GAMMA):
         raise UserError(f"--gamma {gamma}: must be at most {catalogue.levels}, the levels of an identifier")
 
 

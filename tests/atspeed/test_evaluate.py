@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atspeed.evaluate import Bench
-from atspeed.methods import BASELINE, GENERATE, SPECULATIVE, check_widths, make_methods
+from atspeed.methods import BASELINE, GAMMA, GENERATE, SPECULATIVE, check_fit, check_widths, make_methods
 from atspeed.report import SHORT, items_of_beams, save_report, summarise
 from conftest import VOCABULARY, random_items, tiny_llama
 from genrec.catalogue import Catalogue
@@ -127,3 +127,10 @@ def test_sizes_that_cannot_be_compared_are_refused():
     check_widths((1, 40), 40)
     with pytest.raises(UserError, match="--draft_beam_size 40: must be at least 50, the largest of --run_beam_sizes"):
         check_widths((1, 50), 40)
+
+
+def test_the_default_gamma_is_for_catalogues_of_any_depth():
+    catalogue = Catalogue({1: ("a", "b"), 2: ("a", "c")})
+    check_fit(catalogue, "run_beam_sizes", 2, gamma=GAMMA)
+    with pytest.raises(UserError, match="--gamma 4: must be at most 2, the levels"):
+        check_fit(catalogue, "run_beam_sizes", 2, gamma=4)
