@@ -29,20 +29,39 @@ SIZES = {
     "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY, "num_kv_shared_layers": 0,
     "attn_hidden_size": 32, "attention_hidden_size": 32,
 }  # fmt: skip
-# What the sizes above do not reach, or leave at odds with one another.
-OWN: dict[str, dict] = {}
+# Where the sizes above are at odds with one another, or with what a type allows.
+OWN: dict[str, dict] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "hunyuan_v1_dense": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "hunyuan_v1_moe": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "ministral": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
-def tiny_config(name: str) -> PreTrainedConfig:
-    """The default configuration of a type, with small sizes; its lists by layer are cut to two layers."""
-    default = AutoConfig.for_model(name)
-    sizes = {key: value for key, value in SIZES.items() if getattr(default, key, None) is not None}
+def sizes_of(default: PreTrainedConfig) -> dict:
+    """Small sizes for what a configuration knows, those of its parts included; lists by layer are cut to two."""
+    sizes = {
+        key: value for key, value in SIZES.items()
+        if getattr(default, key, None) is not None and _can_be_set(default, key)
+    }  # fmt: skip
+    if "kv_lora_rank" in sizes:  # latent attention has keys and values for every head
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     for key in ("layer_types", "mlp_layer_types"):
-        if isinstance(kinds := getattr(default, key, None), list):
+        if isinstance(kinds := getattr(default, key, None), list) and _can_be_set(default, key):
             sizes[key] = kinds[:2]
-    return AutoConfig.for_model(name, **(sizes | OWN.get(name, {})))
+    for part in default.sub_configs:
+        if isinstance(inner := getattr(default, part, None), PreTrainedConfig):
+            sizes[part] = {"model_type": inner.model_type, **sizes_of(inner)}
+    return sizes
+
+
+def _can_be_set(config: PreTrainedConfig, key: str) -> bool:
+    known = getattr(type(config), key, None)
+    return not isinstance(known, property) or known.fset is not None
 
 
 def tiny_of_type(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(tiny_config(name)).eval()
+    config = AutoConfig.for_model(name, **(sizes_of(AutoConfig.for_model(name)) | OWN.get(name, {})))
+    return AutoModelForCausalLM.from_config(config).eval()

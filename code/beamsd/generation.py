@@ -246,7 +246,9 @@ def _check_config(config: GenerationConfig) -> None:
 
 
 def _check_inputs(model_kwargs: Mapping[str, object], mask: Tensor, width: int) -> None:
-    others = [name for name, value in model_kwargs.items() if name not in PASSED_BY_GENERATE and value is not None]
+    # Of a model that also reads pictures, `generate` passes what it has read of them: {}, where there are none.
+    given = (name for name, value in model_kwargs.items() if value is not None and not _is_empty(value))
+    others = [name for name in given if name not in PASSED_BY_GENERATE]
     if others:
         raise ValueError(f"speculate takes input_ids and attention_mask, not {', '.join(sorted(others))}")
     cache = passed_cache(model_kwargs)
@@ -287,3 +289,7 @@ def _output(result: Result, prompts: Tensor, config: GenerationConfig, fill: int
         accepted=result.accepted,
         found=result.found,
     )
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, Mapping) and not value
