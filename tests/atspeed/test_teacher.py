@@ -118,7 +118,7 @@ def test_writers_of_any_speed_share_the_shards(tmp_path, case):
 
 def test_nothing_is_left_of_a_shard_that_failed(tmp_path, case):
     model, trie, prompts, items = case
-    with pytest.raises(IndexError):  # token 99 is beyond the vocabulary
+    with pytest.raises(ValueError, match="the prompts hold token 99"):
         write(tmp_path, (model, trie, [*prompts[:6], [99], *prompts[7:]], items))
     assert [path.name for path in tmp_path.glob("[!.]*")] == ["shard-00000-of-00003.safetensors"]
 
