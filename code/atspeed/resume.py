@@ -76,8 +76,11 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _is_whole(folder: Path) -> bool:
+    mark = folder / WHOLE
+    if mark.is_file() and not mark.stat().st_size:  # of a run begun before sizes were kept
+        return True
     try:
-        return read_json(folder / WHOLE) == _sizes(folder)
+        return read_json(mark) == _sizes(folder)
     except UserError:  # not there, or damaged itself
         return False
 

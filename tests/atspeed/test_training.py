@@ -134,6 +134,15 @@ def test_a_damaged_checkpoint_is_left_out_and_said(tmp_path, caplog, damaged, be
     ]
 
 
+def test_a_run_begun_before_sizes_were_kept_goes_on(tmp_path):
+    """Its checkpoints were taken for damaged and removed, with all that had been trained."""
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    TrainerState(global_step=7).save_to_json(folder / "trainer_state.json")
+    (folder / "whole").touch()
+    assert last_checkpoint(tmp_path) == folder
+
+
 def test_accumulated_steps_equal_one_large_batch(taught, tmp_path):
     _, trie, samples = taught
     weights = []
