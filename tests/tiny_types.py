@@ -29,6 +29,11 @@ SIZES = {
     "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY, "num_kv_shared_layers": 0,
     "attn_hidden_size": 32, "attention_hidden_size": 32,
 }  # fmt: skip
+# What recommenders are made of: equal, in every run of the tests. All the others are slow in their sum.
+EQUAL = (
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "gemma3", "phi3", "gpt2",
+    "gpt_neox", "opt", "olmo2", "deepseek_v3", "granite", "smollm3", "cohere2", "glm4", "starcoder2", "stablelm",
+)  # fmt: skip
 # Where the sizes above are at odds with one another, or with what a type allows.
 OWN: dict[str, dict] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},

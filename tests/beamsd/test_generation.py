@@ -1,25 +1,18 @@
 """`generate(custom_generate=speculate(...))` against `generate`, for anything that `generate` can be asked."""
 
-import os
 from copy import deepcopy
-from dataclasses import dataclass
-from functools import cache, wraps
+from functools import wraps
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
 )
 
+from against_generate import JUNK, assert_same, children_of
 from beamsd import (
     Clock,
     Tree,
@@ -30,182 +23,7 @@ from beamsd import (
     replace_beam_search_with_TreeAttn,
     speculate,
 )
-from conftest import VOCABULARY, noisy_copy, random_items, random_prompts, tiny_llama, tiny_model
-
-JUNK = -1e5  # what `generate` scores to fill a list lies far below, what it finds far above
-
-
-class Wave(LogitsProcessor):
-    """Holds a state: it would show any call too many."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def __call__(self, input_ids, scores):
-        self.calls += 1
-        return scores + torch.cos(torch.arange(scores.shape[-1]) + self.calls + input_ids.sum(-1, keepdim=True)) / 2
-
-
-class EndsWith(StoppingCriteria):
-    def __init__(self, digit):
-        self.digit = digit
-
-    def __call__(self, input_ids, scores, **kwargs):
-        return input_ids[:, -1] % 7 == self.digit
-
-
-def children_of(sequences, eos):
-    """What may follow each prefix of the sequences, EOS after a whole one: {prefix: tokens}."""
-    children = {}
-    for sequence in sequences:
-        for depth, token in enumerate(sequence):
-            children.setdefault(tuple(sequence[:depth]), set()).add(token)
-        if eos is not None:
-            children.setdefault(tuple(sequence), set()).add(eos)
-    return children
-
-
-@dataclass
-class Case:
-    architecture: str
-    attention: str
-    noise: float  # of the draft: 0 accepts always, 3 never
-    prompts: tuple
-    width: int
-    draft_width: int
-    gamma: int
-    drafter: str
-    flags: dict
-    sequences: list | None  # the legal ones
-    constraint: str  # "trie", "function" or "none"
-    extra: str  # "processor", "criterion" or "none"
-
-    def models(self):
-        target = models(self.architecture, self.attention)
-        return target, noisy_copy(target, self.noise)
-
-    def arguments(self, ours):
-        """The arguments of `generate`, as they are and for ours."""
-        (ids, mask), flags = self.prompts, dict(self.flags)
-        eos = torch.as_tensor(flags["eos_token_id"]).view(-1)[0].item() if flags["eos_token_id"] is not None else None
-        if self.constraint != "none" and not (ours and self.constraint == "trie"):
-            children, prompt = children_of(self.sequences, eos), ids.shape[1]
-            other = eos if eos is not None else 4
-
-            def allowed(row, sequence):
-                return sorted(children.get(tuple(sequence[prompt:].tolist()), {other}))
-
-            flags["prefix_allowed_tokens_fn"] = allowed
-        if self.extra == "processor":
-            flags["logits_processor"] = LogitsProcessorList([Wave()])
-        if self.extra == "criterion":
-            flags["stopping_criteria"] = StoppingCriteriaList([EndsWith(3)])
-        return dict(
-            input_ids=ids, attention_mask=mask, num_beams=self.width, do_sample=False, return_dict_in_generate=True,
-            output_scores=True, **flags,
-        )  # fmt: skip
-
-
-@cache
-def models(architecture, attention):
-    model = tiny_model(architecture)
-    model.set_attn_implementation(attention)
-    return model
-
-
-@st.composite
-def cases(draw):
-    def pick(*values):
-        return draw(st.sampled_from(values))
-
-    architecture = pick("llama", "llama", "qwen2", "qwen3", "mistral", "gpt2", "opt", "gemma", "phi")
-    width, tokens = pick(1, 2, 3, 5, 8, 20, 50), draw(st.integers(1, 9))
-    flags = {
-        "max_new_tokens": tokens,
-        "eos_token_id": pick(None, 2, [2, 5], [5, 6, 7, 8, 9]),
-        "pad_token_id": pick(0, 1),
-    }
-    constraint, sequences = pick("none", "none", "trie", "function"), None
-    if constraint != "none":
-        length, fixed = draw(st.integers(1, 5)), draw(st.booleans())
-        n, any_length = pick(2, 10, 100), st.integers(1, length)
-        sequences = [
-            draw(st.lists(st.integers(3, VOCABULARY - 1), min_size=m, max_size=m))
-            for m in ([length] * n if fixed else draw(st.lists(any_length, min_size=n, max_size=n)))
-        ]
-        if flags["eos_token_id"] is None:
-            if fixed:
-                flags["max_new_tokens"] = min(tokens, length)
-            else:
-                flags["eos_token_id"] = 2
-    if width > 1:
-        flags["length_penalty"] = pick(0.0, 0.5, 1.0, 2.0, -1.0)
-        flags["early_stopping"] = pick(True, False, "never")
-    # With early_stopping, junk can end a search under a trie (docs/exactness.md); all of the list shows whether it did.
-    whole = constraint == "trie" and flags.get("early_stopping") is True
-    flags["num_return_sequences"] = width if whole else draw(st.integers(1, width))
-    processed = False
-    for name, values in {
-        "min_new_tokens": (1, 3), "repetition_penalty": (1.3,), "no_repeat_ngram_size": (2,),
-        "suppress_tokens": ([3, 4],), "bad_words_ids": ([[7], [9, 10]],),
-    }.items():  # fmt: skip
-        if draw(st.integers(0, 5)) == 0:
-            flags[name], processed = pick(*values), True
-    extra = pick("none", "none", "processor", "criterion")
-    # One beam that ends without an EOS token is not ended by `generate` while others of the batch go on.
-    assume(width > 1 or extra != "criterion" or flags["eos_token_id"] is not None)
-    drafters = ["model", "model", "none", "auto"]
-    if constraint == "trie" and not processed and extra != "processor":
-        drafters += ["trie", "hybrid"] * 2
-    return Case(
-        architecture, pick("sdpa", "eager"), pick(0, 0.03, 0.1, 3), random_prompts(pick(1, 2, 4), pick(1, 4, 9)), width,
-        min(width + pick(0, 4, 20), VOCABULARY * width), pick(0, 1, 2, 3, 6), pick(*drafters), flags, sequences,
-        constraint, extra,
-    )  # fmt: skip
-
-
-def assert_same(expected, output, prompt):
-    """The same sequences in the same order, with the same scores and beams; junk only where there is junk."""
-    if expected.get("sequences_scores") is None:  # greedy search
-        assert output.found.all()
-        assert torch.equal(output.sequences, expected.sequences)
-        return
-    legal = output.sequences_scores.isfinite()
-    assert torch.equal(legal, expected.sequences_scores > JUNK)
-    torch.testing.assert_close(output.sequences_scores[legal], expected.sequences_scores[legal], atol=1e-4, rtol=1e-4)
-    for row in legal.nonzero()[:, 0]:
-        beams = [each.beam_indices[row][each.beam_indices[row] >= 0].tolist() for each in (output, expected)]
-        assert beams[0] == beams[1]
-        end = prompt + len(beams[0])
-        assert output.sequences[row, :end].tolist() == expected.sequences[row, :end].tolist()
-    if legal.all():
-        # Without an EOS token, transformers pads with -1, which no tokenizer can decode.
-        padded = expected.sequences.where(expected.sequences >= 0, output.sequences)
-        assert torch.equal(output.sequences, padded)
-
-
-@pytest.mark.filterwarnings("ignore:Unfeasible length constraints")  # some cases ask for that
-@given(cases())
-@settings(
-    max_examples=int(os.environ.get("RANDOM_REQUESTS", "250")), derandomize=True, deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)  # fmt: skip
-def test_equals_generate_whatever_it_is_asked(case):
-    target, draft = case.models()
-    expected = target.generate(**case.arguments(ours=False))
-    decode = speculate(
-        draft, trie=Trie.from_sequences(case.sequences) if case.constraint == "trie" else None, drafter=case.drafter,
-        draft_width=case.draft_width, gamma=case.gamma,
-    )  # fmt: skip
-    output = target.generate(**case.arguments(ours=True), custom_generate=decode)
-    scores = expected.get("sequences_scores")
-    if scores is not None:
-        assume(not scores.isnan().any())
-        if case.constraint == "trie" and case.flags["early_stopping"] is True:
-            assume((scores > JUNK).all())
-    elif case.constraint != "none":
-        assume(output.found.all())
-    assert_same(expected, output, case.prompts[0].shape[1])
+from conftest import VOCABULARY, noisy_copy, random_items, random_prompts, tiny_llama
 
 
 def ask(**flags):

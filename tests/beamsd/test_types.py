@@ -4,15 +4,11 @@ import pytest
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from against_generate import children_of
 from beamsd import Trie, speculate
 from conftest import random_items, random_prompts
-from tiny_types import tiny_of_type
+from tiny_types import EQUAL, tiny_of_type
 
-# What recommenders are made of: equal, in every run of the tests. All the others are slow in their sum.
-EQUAL = (
-    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "gemma3", "phi3", "gpt2",
-    "gpt_neox", "opt", "olmo2", "deepseek_v3", "granite", "smollm3", "cohere2", "glm4", "starcoder2", "stablelm",
-)  # fmt: skip
 # A token tree is not for them: they keep a state, take no positions, or attend to neighbours.
 REFUSED = ("bloom", "rwkv", "bart")
 OTHERS = sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - {*EQUAL, *REFUSED})
@@ -30,11 +26,7 @@ def requested():
 
 def outcomes(model):
     """Asserts that lists are those of `generate`, with every drafter that takes the model; gives what refusals say."""
-    children = {}
-    for item in ITEMS.tolist():
-        for depth, token in enumerate(item):
-            children.setdefault(tuple(item[:depth]), []).append(token)
-    refusals, request = [], requested()
+    children, refusals, request = children_of(ITEMS.tolist(), None), [], requested()
     for drafter in ("none", "trie"):
         try:
             output = model.generate(**request, custom_generate=speculate(None, trie=Trie(ITEMS), drafter=drafter))
@@ -42,7 +34,7 @@ def outcomes(model):
             refusals.append(str(error))
             continue
         expected = model.generate(
-            **request, prefix_allowed_tokens_fn=lambda _, tokens: children[tuple(tokens[PROMPT:].tolist())]
+            **request, prefix_allowed_tokens_fn=lambda _, tokens: sorted(children[tuple(tokens[PROMPT:].tolist())])
         )
         assert torch.equal(output.sequences, expected.sequences)
         torch.testing.assert_close(output.sequences_scores, expected.sequences_scores, atol=1e-3, rtol=1e-4)
