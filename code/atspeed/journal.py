@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from atspeed.evaluate import Record
+from genrec.errors import UserError
 
 
 class Journal:
@@ -26,10 +27,16 @@ class Journal:
                     file.truncate(data.rfind(b"\n") + 1)
 
     def read(self) -> list[Record]:
-        """Of all processes, by K, then by request."""
-        paths = sorted(self.folder.glob("records-*.jsonl"))
-        lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
-        records = [Record(**fields) for line in lines for fields in json.loads(line)]
+        """Of all processes, by K, then by request. Raises UserError that names a line which is damaged."""
+        records = []
+        for path in sorted(self.folder.glob("records-*.jsonl")):
+            for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+                try:
+                    records += [Record(**fields) for fields in json.loads(line)]
+                except (ValueError, TypeError) as error:
+                    raise UserError(
+                        f"{path}: line {number} is damaged ({error}); remove the line, to measure its requests again"
+                    ) from error
         return sorted(records, key=lambda record: (record.width, record.request))
 
     def keep(self, records: Iterable[Record]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from zipfile import is_zipfile
 
 from genrec.errors import UserError
 
@@ -83,9 +84,14 @@ def _check_size(file: Path) -> int:
 
 
 def _check_weights(file: Path) -> None:
-    """A file of safetensors begins with the length of its header (8 bytes), which says where each weight ends."""
+    """A file of safetensors begins with the length of its header (8 bytes), which says where each weight ends; one of
+    PyTorch is a ZIP archive, which ends with its table of contents, or, before PyTorch 1.6, a bare pickle."""
     size = _check_size(file)
     if file.suffix != ".safetensors":
+        with file.open("rb") as opened:
+            archive = opened.read(2) == b"PK"
+        if archive and not is_zipfile(file):
+            raise UserError(f"{file}: damaged or truncated; {AGAIN}")
         return
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")

@@ -28,7 +28,7 @@ from genrec.artefacts import make_facts, write_facts
 from genrec.catalogue import Catalogue
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
-from genrec.vectors import check_finite
+from genrec.weights import load_pretrained
 
 disable_progress_bar()  # of loading and writing weights, which is seconds; ours show what takes long
 
@@ -74,13 +74,12 @@ def load_model(
 ) -> PreTrainedModel:
     """A decoder-only model in eval mode: on the CPU, or, quantised, on this process's device.
 
-    Raises UserError if there is no model at `path`, it is not decoder-only, or its weights are not all numbers.
+    Raises UserError if there is no model at `path`, it is not decoder-only, or its weights are not whole, see
+    `load_pretrained`.
     """
     load_config(path)
     where = {"quantization_config": quantised, "device_map": {"": this_process().device}} if quantised else {}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **where)
-    check_finite(model.named_parameters(), path)
-    return model.eval()
+    return load_pretrained(AutoModelForCausalLM, path, dtype=dtype, **where)
 
 
 def load_config(path: str) -> PreTrainedConfig:

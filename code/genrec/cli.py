@@ -22,7 +22,7 @@ from typing import NoReturn
 import fire
 
 from genrec.errors import UserError
-from genrec.files import disk_refusal
+from genrec.files import disk_refusal, final_paths
 from genrec.limits import RANGES
 
 LONGEST = 300  # characters of an unexpected exception that a line shows
@@ -94,7 +94,7 @@ def _end(line: str, code: int) -> NoReturn:
     for bar in list(sys.modules["tqdm"].tqdm._instances) if "tqdm" in sys.modules else ():
         bar.close()  # or it would be drawn once more, after the line
     sys.stdout.flush()
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {final_paths(line)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -12,12 +12,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
 from genrec.progress import progress_bar
 from genrec.text import read_json
+from genrec.weights import load_pretrained
 
 PART = 4096  # texts that are encoded between two files
 POOLINGS = ("mean", "cls")
@@ -47,13 +55,13 @@ class Encoder:
         """The encoder at `path`: encoder-only, the encoder of an encoder-decoder, or decoder-only.
 
         In a folder of sentence-transformers what follows the model is that of `modules.json`, else the mean.
-        Raises UserError if there is no model, or a module that is not supported.
+        Raises UserError if there is no model, its weights are not whole, or a module is not supported.
         """
         inner, pooling, head = _modules(Path(path))
         try:
             config = AutoConfig.from_pretrained(inner)
             tokenizer = AutoTokenizer.from_pretrained(inner)
-            model = AutoModel.from_pretrained(inner, dtype=dtype)
+            model = load_pretrained(AutoModel, inner, unused=_unused(config), dtype=dtype)
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"--encoder {path}: no Hugging Face encoder with its tokenizer there ({first})") from error
@@ -64,7 +72,7 @@ class Encoder:
         tokenizer.padding_side = "right"
         most = getattr(config, "max_position_embeddings", None) or max_tokens
         most = min(max_tokens, tokenizer.model_max_length, most)
-        return cls(model.to(device).eval(), tokenizer, pooling, nn.Sequential(*head).to(device).eval(), most)
+        return cls(model.to(device), tokenizer, pooling, nn.Sequential(*head).to(device).eval(), most)
 
     @torch.inference_mode()
     def encode(self, texts: list[str], batch_size: int, bar: tqdm) -> np.ndarray:
@@ -96,6 +104,11 @@ class Normalize(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         return normalize(vectors, dim=-1)
+
+
+def _unused(config: PreTrainedConfig) -> tuple[str, ...]:
+    """What the weights begin with that do not bear on the last hidden states of an encoder."""
+    return ("pooler.", "decoder.") if config.is_encoder_decoder else ("pooler.",)
 
 
 def _modules(path: Path) -> tuple[str, str, list[nn.Module]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_partials(path)
-    partial = path.with_name(f".{path.name}.partial-{_HOST}-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{_HOST}-{os.getpid()}")  # see `final_paths`
     try:
         yield partial
         assert partial.exists(), f"nothing was written to {partial}"
@@ -50,6 +51,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         _remove(partial)
+
+
+def final_paths(text: str) -> str:
+    """A message in which a file or folder that is being written has the path that it was to have."""
+    return re.sub(rf"\.([^/]+)\.partial-{re.escape(_HOST)}-\d+", r"\1", text)
 
 
 def disk_refusal(error: BaseException | None) -> str | None:

@@ -20,7 +20,7 @@ from genrec.errors import UserError
 from genrec.files import atomic_path
 from genrec.quantise import distances, identification_digits, nearest, resolve, sinkhorn
 from genrec.rqvae_settings import Settings
-from genrec.vectors import check_finite
+from genrec.weights import check_finite
 
 
 @dataclass(frozen=True)

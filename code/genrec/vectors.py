@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,18 +37,6 @@ def check_embeddings(path: Path, n_items: int) -> np.ndarray:
         if bad.any():
             raise UserError(f"--embeddings {path}: row {start + int(bad.argmax())} holds a value that is not finite")
     return array
-
-
-def check_finite(weights: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
-    """Raises UserError if one of a model's weights, which were read from `path`, holds NaN or infinity.
-
-    It takes a seventh of a second a GB, where a hash would take one; a damage that leaves numbers is not seen.
-    """
-    for name, weight in weights:
-        # Both bounds are NaN if any value is.
-        if weight.is_floating_point() and weight.numel() and not all(bound.isfinite() for bound in weight.aminmax()):
-            raise UserError(f"{path}: its weights {name} are not all numbers: the file is damaged, or its training "
-                            "diverged; fetch or write it again")  # fmt: skip
 
 
 def load_embeddings(path: Path, n_items: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from genrec.errors import UserError
 from genrec.files import atomic_path, write_json
 from genrec.text import read_json
-from genrec.vectors import check_finite
+from genrec.weights import check_finite
 
 WEIGHTS = "model.safetensors"
 Model = TypeVar("Model", bound=nn.Module)

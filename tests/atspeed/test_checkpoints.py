@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config
 
 import atspeed.models
@@ -135,6 +136,44 @@ def test_weights_that_are_not_numbers_are_one_line(folder, value):
     with pytest.raises(UserError, match=r"target: its weights .* are not all numbers: the file is damaged") as error:
         load_model(str(folder))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_truncated_weights_of_pytorch_are_refused(folder):
+    file = folder / "pytorch_model.bin"
+    torch.save(load_file(folder / "model.safetensors"), file)
+    (folder / "model.safetensors").unlink()
+    check_model_path(str(folder))
+    truncated(file)
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: damaged or truncated"):
+        check_model_path(str(folder))
+
+
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop(UP), rf"its weights lack {UP}, which would be random"),
+        (lambda weights: [weights.pop(name) for name in sorted(weights)[-3:]], r"lack \S+ and 2 more, which would"),
+        (
+            lambda weights: weights.update({UP: torch.zeros(3, 5)}),
+            rf"not those of its config.json: {UP} \(stored \(3, 5",
+        ),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration_are_refused_where_transformers_makes_them_up(
+    folder, change, message
+):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights, file, {"format": "pt"})
+    load_model(str(folder))
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+    check_model_path(str(folder))
+    with pytest.raises(UserError, match=message):
+        load_model(str(folder))
 
 
 @pytest.mark.parametrize(

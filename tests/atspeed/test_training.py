@@ -107,7 +107,7 @@ def test_training_on_own_beams_resumes_to_the_same_weights_and_stops_at_the_same
     ("damaged", "best", "expected"),
     [((), 1, 3), ((3,), 1, 2), ((1,), 1, None), ((3, 2), 1, 1), ((3,), 2, 2), ((2,), 2, 1), ((1,), 3, 3)],
 )
-@pytest.mark.parametrize("damage", ["truncated", "missing", "mark"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "mark"])
 def test_a_damaged_checkpoint_is_left_out_and_said(tmp_path, caplog, damaged, best, expected, damage):
     """Of checkpoints 1, 2 and 3, in which `best` is the best from then on, and the first until then."""
     for step in (1, 2, 3):
@@ -123,7 +123,8 @@ def test_a_damaged_checkpoint_is_left_out_and_said(tmp_path, caplog, damaged, be
         if damage == "missing":
             (folder / "optimizer.pt").unlink()
         else:
-            (folder / ("optimizer.pt" if damage == "truncated" else "whole")).write_bytes(b"st")
+            name = "whole" if damage == "mark" else "optimizer.pt"
+            (folder / name).write_bytes(b"statf" if damage == "changed" else b"st")
     assert last_checkpoint(tmp_path) == (expected and tmp_path / f"checkpoint-{expected}")
     assert not (tmp_path / "checkpoint-4").exists()
     start = f"checkpoint-{expected} of the same folder" if expected else "the start"
@@ -134,12 +135,15 @@ def test_a_damaged_checkpoint_is_left_out_and_said(tmp_path, caplog, damaged, be
     ]
 
 
-def test_a_run_begun_before_sizes_were_kept_goes_on(tmp_path):
+@pytest.mark.parametrize("mark", ["", '{"optimizer.pt": 5, "trainer_state.json": SIZE}'])
+def test_a_run_begun_before_checksums_were_kept_goes_on(tmp_path, mark):
     """Its checkpoints were taken for damaged and removed, with all that had been trained."""
     folder = tmp_path / "checkpoint-7"
     folder.mkdir()
-    TrainerState(global_step=7).save_to_json(folder / "trainer_state.json")
-    (folder / "whole").touch()
+    state = folder / "trainer_state.json"
+    TrainerState(global_step=7).save_to_json(state)
+    (folder / "optimizer.pt").write_bytes(b"state")
+    (folder / "whole").write_text(mark.replace("SIZE", str(state.stat().st_size)))
     assert last_checkpoint(tmp_path) == folder
 
 

@@ -196,6 +196,8 @@ with errors_in_one_line(), atomic_path(Path("result")) as partial:
         ("raise ValueError('two\\nlines')", 1, "error: ValueError: two lines; the traceback is in ", True),
         ("open('/nowhere/at/all')", 2, "error: /nowhere/at/all: No such file or directory", True),
         ("Path('a' * 300).read_text()", 2, f"error: {'a' * 300}: File name too long", True),
+        ("(partial / 'weights').read_text()", 2, "error: result/weights: Not a directory", True),
+        ("raise RuntimeError(f'at {partial}/x')", 1, "error: RuntimeError: at result/x; the", True),
         ("import json; json.loads('[' * 100_000)", 2, "error: a file or value is nested too deep", True),
         ("os.kill(os.getpid(), signal.SIGINT)", 130, "error: interrupted; run the same command again", False),
         ("os.kill(os.getpid(), signal.SIGTERM)", 143, "error: terminated; run the same command", False),

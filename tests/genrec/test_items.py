@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from conftest import save_encoder
@@ -161,6 +161,36 @@ def test_an_encoder_pools_the_mean_of_each_text_whatever_it_is_read_with(tmp_pat
             expected = encoder.model(ids).last_hidden_state[0].mean(0).numpy()
         np.testing.assert_allclose(vector, expected, atol=1e-5)
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "drop", "message"),
+    [
+        ("bert", "pooler.", None),
+        ("t5", "decoder.", None),
+        ("bert", "encoder.layer.0.output", "its weights lack encoder.layer.0.output.LayerNorm.bias and 3 more"),
+        ("t5", "encoder.block.0", "its weights lack encoder.block.0"),
+    ],
+)
+def test_an_encoder_that_lacks_what_it_reads_with_is_refused(tmp_path, kind, drop, message):
+    file = save_encoder(tmp_path, kind) / "model.safetensors"
+    found = encode(Encoder.load(str(tmp_path)))
+    weights = load_file(file)
+    kept = {name: weight for name, weight in weights.items() if not name.startswith(drop)}
+    assert len(kept) < len(weights)
+    save_file(kept, file, {"format": "pt"})
+    if message:
+        with pytest.raises(UserError, match=message):
+            Encoder.load(str(tmp_path))
+    else:
+        np.testing.assert_array_equal(encode(Encoder.load(str(tmp_path))), found)
+
+
+def test_an_encoder_of_truncated_weights_is_refused(tmp_path):
+    file = save_encoder(tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match="its weights are damaged or truncated"):
+        Encoder.load(str(tmp_path))
 
 
 def save_sentence_transformer(folder, modules, **pooling):
