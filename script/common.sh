@@ -42,16 +42,17 @@ launch() {
     local stage=$1 all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=() program=("$ROOT/code/$1.py")
     [[ $stage == *.* ]] && program=(-m "$stage") && export PYTHONPATH=$ROOT/code${PYTHONPATH:+:$PYTHONPATH}
     shift
-    [ "$NUM_MACHINES" -gt 1 ] && main=(--main_process_ip "$MAIN_PROCESS_IP" --main_process_port "$MAIN_PROCESS_PORT")
     if [ "$all" -gt 1 ] && [ "$GPUS" -gt 0 ]; then
-        start=("$PYTHON" -m accelerate.commands.launch --config_file "${ACCELERATE_CONFIG:-$ROOT/accelerate.yaml}"
+        main=(--main_process_port 0)   # any that is free
+        [ "$NUM_MACHINES" -gt 1 ] && main=(--main_process_ip "$MAIN_PROCESS_IP" --main_process_port "$MAIN_PROCESS_PORT")
+        start=("$PYTHON" "$ROOT/script/launch.py" accelerate --config_file "${ACCELERATE_CONFIG:-$ROOT/accelerate.yaml}"
             --num_processes "$all" --num_machines "$NUM_MACHINES" --machine_rank "$MACHINE_RANK" "${main[@]}")
     elif [ "$all" -gt 1 ]; then
         export ACCELERATE_USE_CPU=true OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
         main=(--standalone)
         [ "$NUM_MACHINES" -gt 1 ] && main=(--nnodes "$NUM_MACHINES" --node_rank "$MACHINE_RANK"
             --master_addr "$MAIN_PROCESS_IP" --master_port "$MAIN_PROCESS_PORT")
-        start=("$PYTHON" -m torch.distributed.run "${main[@]}" --nproc_per_node "$NUM_PROCESSES")
+        start=("$PYTHON" "$ROOT/script/launch.py" torchrun "${main[@]}" --nproc_per_node "$NUM_PROCESSES")
     fi
     mkdir -p "$LOG_DIR"
     export LOG_FILE=$LOG_DIR/$stage.log   # where a traceback goes

@@ -1,5 +1,6 @@
 """One trainer for target and draft: the recommendation loss, and any alignment loss beside it."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -130,7 +131,9 @@ def fit(
         ],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # what the Trainer takes if it is to show no bars of its own
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    with warnings.catch_warnings():  # at every checkpoint, of what is meant: item tokens are new rows
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`")
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     state = trainer.state
     best = next(log for log in state.log_history if log["step"] == state.best_global_step and "eval_loss" in log)
     said = ("eval_loss", "eval_accepted", "eval_target_calls")

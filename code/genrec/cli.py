@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 import types
 import typing
@@ -25,6 +26,7 @@ from genrec.errors import UserError
 from genrec.files import disk_refusal, final_paths
 from genrec.limits import RANGES
 
+PATIENCE = 5  # seconds that the main process is given to fail for what another fails for
 LONGEST = 300  # characters of an unexpected exception that a line shows
 _AGAIN = "run the same command again to go on: what was finished is kept"
 _FLAG = re.compile(r"--|-[a-zA-Z]|-$")  # what fire does not take for a value
@@ -91,6 +93,10 @@ def _end_in_order_on_sigterm() -> None:
 
 
 def _end(line: str, code: int) -> NoReturn:
+    if not is_main_process():  # what all fail for, the main one says: once it has ended, the launcher ends the others
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ending, signal.SIG_DFL)
+        time.sleep(PATIENCE)
     for bar in list(sys.modules["tqdm"].tqdm._instances) if "tqdm" in sys.modules else ():
         bar.close()  # or it would be drawn once more, after the line
     sys.stdout.flush()
