@@ -3,6 +3,7 @@
 import gzip
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -106,6 +107,16 @@ def test_of_two_runs_into_one_output_the_second_says_so(name, world):
     said = last_line(start(world, FOLDERS[name]))
     assert said == f"error: {out}: another run is at work there; wait for it, or choose another output"
     assert not list((world / "outputs").iterdir())
+
+
+def test_of_two_runs_of_the_same_quality_the_second_says_so(world):
+    command = f"{FOLDERS['quality']} --baselines popularity"
+    assert start(world, command).returncode == 0
+    (out,) = (world / "outputs/out").iterdir()
+    shutil.rmtree(out)
+    hold(out)
+    assert last_line(start(world, command)).startswith(f"error: {out}: another run is at work there")
+    assert not out.exists()
 
 
 def test_a_page_that_was_written_may_be_overwritten(world):

@@ -1,11 +1,15 @@
 """The comparison of drafts: its sums by hand, and the one command that makes it."""
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from atspeed.comparison import by_draft, over_seeds, ranking
 from atspeed.methods import BASELINE, GENERATE
-from conftest import succeed
+from conftest import script, succeed
+from genrec.artefacts import hold
 from genrec.toy import make_toy
 
 
@@ -50,3 +54,9 @@ def test_one_command_makes_the_comparison_and_goes_on_where_it_stopped(tmp_path)
     assert rows[rows["verification"] == "strict"]["accepted levels"].between(0, 3).all()
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert f"{tmp_path / 'output/toy/target'}: done already" in succeed("reproduce", tmp_path, **options)
+    hold(compared)
+    refused = {shutil.rmtree: "another run is at work there", Path.touch: "is a file, and a folder is to be written"}
+    for change, said in refused.items():
+        change(compared)
+        output, code = script("reproduce", tmp_path, **options)
+        assert (code, output.splitlines()[-1].startswith(f"error: {compared}: {said}")) == (2, True), output
