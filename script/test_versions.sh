@@ -12,7 +12,8 @@ export PYTHON=$PWD/.venv/bin/python OMP_NUM_THREADS=1
 source script/common.sh
 LOGS=$LOG_DIR/test_versions
 PACKAGES=(transformers peft accelerate)
-TESTS=(tests/beamsd tests/specgr/test_tiger.py tests/specgr/test_decoding.py)   # token trees in LLaMA and others, and in T5
+TESTS=(tests/beamsd tests/specgr/test_tiger.py tests/specgr/test_decoding.py    # token trees in LLaMA and others, and in T5
+       tests/atspeed/test_checkpoints.py tests/genrec/test_items.py)            # what from_pretrained says of weights
 PIPELINE=tests/atspeed/test_pipeline.py
 PARTS="checked_table or same_scores_in_a_new_process or two_processes"         # four stages; LoRA; accelerate
 
