@@ -54,7 +54,8 @@ def test_the_exit_code_is_that_of_the_process_that_failed_of_itself(launch, tmp_
         ("raise UserError('wrong')", 2, ["error: wrong"]),
         ("if rank == '0': time.sleep(60)\n    raise UserError('mine alone')", 2,
          ["error: mine alone", "error: terminated; run the same command again to go on: what was finished is kept"]),
-        ("os.kill(os.getpid(), signal.SIGKILL)", 137, ["error: process 0 of this machine was ended by SIGKILL"]),
+        ("os.kill(os.getpid(), signal.SIGKILL) if rank == '1' else time.sleep(60)", 137,
+         ["error: terminated", "error: process 1 of this machine was ended by SIGKILL"]),
     ],
 )  # fmt: skip
 def test_a_failure_is_said_once_whichever_process_it_is_of(tmp_path, statement, code, lines):
