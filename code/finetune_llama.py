@@ -9,15 +9,15 @@ Writes a checkpoint that stands on its own: merged weights, tokenizer with the i
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from atspeed.checkpoints import Setting, save_checkpoint, whole_weights
-from atspeed.model_files import check_model_path
-from atspeed.objectives import make_objective
-from atspeed.precision import check_mixed_precision, check_precision, check_quantised
-from atspeed.schedule import Schedule
-from atspeed.shapes import check_dtype
-from genrec.artefacts import already_done, clear, is_done, make_facts
-from genrec.cli import process_count, run
-from genrec.dataset import load_dataset, take
+from atspeed.checkpoints.checkpoint import DataSetting, save_checkpoint, whole_weights
+from atspeed.checkpoints.model_files import check_model_path
+from atspeed.checkpoints.shapes import check_dtype
+from atspeed.training.objectives import make_objective
+from atspeed.training.precision import check_mixed_precision, check_precision, check_quantised
+from atspeed.training.schedule import Schedule
+from genrec.data.dataset import load_dataset, take
+from genrec.runtime.artefacts import already_done, clear, is_done, make_facts
+from genrec.runtime.cli import process_count, run
 
 STAGE = "finetune_llama"
 FREE = ("output_dir", "report_to", "save_steps", "overwrite")  # do not change the result
@@ -80,13 +80,13 @@ def main(
     from accelerate.utils import set_seed
     from peft import prepare_model_for_kbit_training
 
-    from atspeed.alignment import Alignment
-    from atspeed.lora import add_lora, merge_lora
-    from atspeed.models import add_item_tokens, check_positions, load_model, teach_tokenizer
+    from atspeed.checkpoints.loading import add_item_tokens, check_positions, load_model, teach_tokenizer
+    from atspeed.checkpoints.lora import add_lora, merge_lora
+    from atspeed.data.samples import HistoryLoss, Samples
     from atspeed.processes import this_process
     from atspeed.prompts import encode_samples
-    from atspeed.samples import HistoryLoss, Samples
-    from atspeed.training import fit
+    from atspeed.training.alignment import Alignment
+    from atspeed.training.trainer import fit
 
     state, precision = this_process(), check_mixed_precision(mixed_precision, weights, frozen=not full)
     schedule = replace(schedule, mixed_precision=precision)
@@ -114,7 +114,7 @@ def main(
             base = load_model(base_model, weights)
             add_item_tokens(base, tokenizer, data.catalogue)
             model, trained = merge_lora(model, trained, base), None
-        facts = make_facts(STAGE, arguments, setting=asdict(Setting.of(data, max_history, cutoff)), results=results)
+        facts = make_facts(STAGE, arguments, setting=asdict(DataSetting.of(data, max_history, cutoff)), results=results)
         save_checkpoint(output, model, tokenizer, data, facts, trained)
         clear(work)
         print(f"{output}: eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")

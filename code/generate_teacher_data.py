@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atspeed.checkpoints import open_checkpoint
-from atspeed.methods import check_fit
-from atspeed.shapes import check_dtype
-from atspeed.teacher_data import STAGE, Manifest, Plan
-from genrec.artefacts import already_done, is_done, make_facts, write_facts
-from genrec.cli import run
-from genrec.dataset import Sample, load_dataset
-from genrec.progress import progress_bar
+from atspeed.benchmark.methods import check_fit
+from atspeed.checkpoints.checkpoint import open_checkpoint
+from atspeed.checkpoints.shapes import check_dtype
+from atspeed.data.teacher_data import STAGE, Manifest, TeacherPlan
+from genrec.data.dataset import Sample, load_dataset
+from genrec.runtime.artefacts import already_done, is_done, make_facts, write_facts
+from genrec.runtime.cli import run
+from genrec.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from atspeed.prompts import Encoded
+    from atspeed.prompts import EncodedSamples
 
 FOLDERS = {"train": "train_teacher_data", "valid": "eval_teacher_data"}
 
@@ -49,7 +49,7 @@ def main(
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
     plans = [
-        Plan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
+        TeacherPlan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
         for split in FOLDERS
     ]
     asked = [plan.samples(data, target.setting) for plan in plans]
@@ -61,16 +61,16 @@ def main(
     if all(done.values()):
         return
 
-    from atspeed.models import load_model, load_tokenizer
+    from atspeed.checkpoints.loading import load_model, load_tokenizer
+    from atspeed.data.teacher import finish, prepare, write_shards
     from atspeed.processes import this_process
     from atspeed.prompts import encode_samples
-    from atspeed.teacher import finish, prepare, write_shards
     from beamsd import Trie
 
     state, tokenizer = this_process(), load_tokenizer(target_model)
     trie = Trie(data.catalogue.token_ids(tokenizer)).to(state.device)
 
-    def encode_rows(samples: list[Sample], rows: range) -> "Encoded":
+    def encode_rows(samples: list[Sample], rows: range) -> "EncodedSamples":
         return encode_samples(tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff)
 
     left = []

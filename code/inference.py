@@ -16,16 +16,16 @@ import platform
 from functools import partial
 from pathlib import Path
 
-from atspeed.checkpoints import open_checkpoint
-from atspeed.methods import BASELINE, GAMMA, check_fit, check_widths, make_methods
-from atspeed.report import SHORT, recommendations, results_name, save_report, summarise, users_name, verdict
-from atspeed.shapes import check_dtype
-from genrec.artefacts import already_done, clear, is_done, make_facts, write_facts
-from genrec.catalogue import read_stop_list
-from genrec.cli import run
-from genrec.dataset import load_dataset, take
-from genrec.files import atomic_path, sha256, write_text
-from genrec.tables import to_markdown
+from atspeed.benchmark.methods import BASELINE, GAMMA, check_fit, check_widths, make_methods
+from atspeed.benchmark.report import SHORT, recommendations, results_name, save_report, summarise, users_name, verdict
+from atspeed.checkpoints.checkpoint import open_checkpoint
+from atspeed.checkpoints.shapes import check_dtype
+from genrec.data.catalogue import read_stop_list
+from genrec.data.dataset import load_dataset, take
+from genrec.reports.tables import to_markdown
+from genrec.runtime.artefacts import already_done, clear, is_done, make_facts, write_facts
+from genrec.runtime.cli import run
+from genrec.runtime.files import atomic_path, sha256, write_text
 
 STAGE = "inference"
 
@@ -75,9 +75,9 @@ def main(
 
     import torch
 
-    from atspeed.evaluate import Bench
-    from atspeed.journal import Journal
-    from atspeed.models import load_model, load_tokenizer
+    from atspeed.benchmark.journal import Journal
+    from atspeed.benchmark.runner import MethodBenchmark
+    from atspeed.checkpoints.loading import load_model, load_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_prompts
 
@@ -94,7 +94,7 @@ def main(
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
     models = [path and load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
     items = served.token_ids(tokenizer).to(state.device)
-    bench = Bench(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))
+    bench = MethodBenchmark(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))
     mine = range(state.process_index, len(samples), state.num_processes)
     bench.run(prompts, mine, run_beam_sizes, batch_size=batch_size, warmup=warmup, done=done, keep=journal.keep)
     state.wait_for_everyone()

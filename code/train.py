@@ -11,22 +11,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atspeed.checkpoints import Checkpoint, open_checkpoint, save_checkpoint, whole_weights
-from atspeed.methods import check_fit
-from atspeed.model_files import check_model_path
-from atspeed.objectives import ITEM, Objective, make_objective
-from atspeed.policy import Shares
-from atspeed.precision import check_mixed_precision, check_precision
-from atspeed.schedule import Schedule, check_selection
-from atspeed.shapes import check_dtype
-from atspeed.teacher_data import TeacherData
-from genrec.artefacts import already_done, clear, is_done, make_facts
-from genrec.cli import process_count, run
-from genrec.dataset import Dataset, load_dataset, take
-from genrec.errors import UserError
+from atspeed.benchmark.methods import check_fit
+from atspeed.checkpoints.checkpoint import Checkpoint, open_checkpoint, save_checkpoint, whole_weights
+from atspeed.checkpoints.model_files import check_model_path
+from atspeed.checkpoints.shapes import check_dtype
+from atspeed.data.teacher_data import TeacherData
+from atspeed.training.objectives import ITEM, Objective, make_objective
+from atspeed.training.policy import Shares
+from atspeed.training.precision import check_mixed_precision, check_precision
+from atspeed.training.schedule import Schedule, check_selection
+from genrec.data.dataset import Dataset, load_dataset, take
+from genrec.runtime.artefacts import already_done, clear, is_done, make_facts
+from genrec.runtime.cli import process_count, run
+from genrec.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from atspeed.samples import Samples
+    from atspeed.data.samples import Samples
     from beamsd import Trie
 
 STAGE = "train"
@@ -93,18 +93,18 @@ def main(
 
     from accelerate.utils import set_seed
 
-    from atspeed.alignment import Alignment, DataPolicy
-    from atspeed.models import (
+    from atspeed.checkpoints.loading import (
         check_positions,
         check_same_vocabulary,
-        load_config,
         load_model,
+        load_model_config,
         load_tokenizer,
         vocabulary_size,
     )
     from atspeed.processes import this_process
-    from atspeed.selection import Selection
-    from atspeed.training import fit
+    from atspeed.training.alignment import Alignment, DataPolicy
+    from atspeed.training.selection import Selection
+    from atspeed.training.trainer import fit
     from beamsd import Trie
 
     state, schedule = this_process(), replace(schedule, mixed_precision=check_mixed_precision(mixed_precision, weights))
@@ -118,7 +118,7 @@ def main(
     trie, live = Trie(data.catalogue.token_ids(tokenizer)), None
     train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
     if select_users or shares.needs_target(objective, all(teacher.plan.full_vocabulary for teacher in taught)):
-        live = load_model(target_model, load_config(target_model).dtype).to(state.device).requires_grad_(False)
+        live = load_model(target_model, load_model_config(target_model).dtype).to(state.device).requires_grad_(False)
         logger.info(f"{target_model}: loaded as {live.dtype}, to score or to decode while the draft is trained")
     selection = None
     if select_users:
@@ -144,7 +144,7 @@ def _open_teacher_data(
     """Raises UserError if they do not hold what the objective compares, and the target is not to say it either."""
     taught = [TeacherData.open(path, split, data, target) for split, path in (("train", train), ("valid", valid))]
     for path, teacher in zip((train, valid), taught, strict=True):
-        if objective.home == ITEM and not teacher.plan.full_vocabulary and not shares.r_original:
+        if objective.default_prefix == ITEM and not teacher.plan.full_vocabulary and not shares.r_original:
             raise UserError(
                 f"{path}: does not hold what the target says of the true items, which --model_class WordKDModel and "
                 "TVDKDModel compare; write it with FULL_VOCABULARY=true bash script/generate_teacher_data.sh, or have "
@@ -154,8 +154,8 @@ def _open_teacher_data(
 
 
 def _samples(tokenizer, data, target, teacher: TeacherData, trie: "Trie") -> "Samples":
+    from atspeed.data.samples import Samples
     from atspeed.prompts import encode_samples
-    from atspeed.samples import Samples
 
     encoded = encode_samples(
         tokenizer, data.catalogue, teacher.plan.samples(data, target.setting), target.setting.cutoff

@@ -37,10 +37,12 @@ done
 [[ $MACHINE_RANK =~ ^[0-9]+$ ]] && [ "$MACHINE_RANK" -lt "$NUM_MACHINES" ] ||
     fail "MACHINE_RANK=$MACHINE_RANK: must be a whole number below NUM_MACHINES=$NUM_MACHINES"
 
+export PYTHONPATH=$ROOT/code${PYTHONPATH:+:$PYTHONPATH}
 # launch STAGE FLAGS…: run code/STAGE.py, or, where it has a dot, the module of that name; its exit code is kept.
 launch() {
-    local stage=$1 all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=() program=("$ROOT/code/$1.py")
-    [[ $stage == *.* ]] && program=(-m "$stage") && export PYTHONPATH=$ROOT/code${PYTHONPATH:+:$PYTHONPATH}
+    local stage=${1#atspeed.tools.} all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=()
+    local program=("$ROOT/code/$1.py")
+    [[ $1 == *.* ]] && program=(-m "$1")
     shift
     if [ "$all" -gt 1 ] && [ "$GPUS" -gt 0 ]; then
         main=(--main_process_port 0)   # any that is free

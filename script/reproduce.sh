@@ -23,7 +23,7 @@ export LEARNING_RATE=${LEARNING_RATE:-2e-3} WARMUP_STEPS=${WARMUP_STEPS:-30}
 TEACHER_USERS=${TEACHER_USERS:-}                      # training and validation users that the teacher answers; empty: all
 TEST_USERS=${TEST_USERS:-200}                         # to decode with every draft; empty: all
 
-make_base() { [ -d "$1" ] || "$PYTHON" "$ROOT/code/init_model.py" --output "$1" --shape tiny --layers "$2" --seed "$3"; }
+make_base() { [ -d "$1" ] || "$PYTHON" -m atspeed.tools.init_model --output "$1" --shape tiny --layers "$2" --seed "$3"; }
 [ "$TARGET_BASE" = "$OUTPUT_DIR/base/target" ] && make_base "$TARGET_BASE" 4 0
 echo "== 1/4 fine-tune the target"
 TARGET_BASE=$TARGET_BASE FULL=$FULL EPOCHS=$TARGET_EPOCHS bash "$ROOT/script/finetune_llama.sh"

@@ -13,7 +13,7 @@ version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/n
 # Whether .venv is whole, with a Python that runs, and holds what is wanted.
 done_already() {
     own=$(version "$VENV/bin/python")
-    wanted="Python $own
+    wanted="Python $own, programs in $ROOT/code
 $(cat "$ROOT/requirements.txt" "$ROOT/constraints.txt")"
     [ -n "$own" ] && [ "$(cat "$VENV/installed" 2>/dev/null)" = "$wanted" ]
 }
@@ -77,6 +77,8 @@ will_do() {
         allowed = re.search(r"\"torch([<>=][^\"]*)\"", open(sys.argv[1]).read())[1]
         sys.exit(not SpecifierSet(allowed).contains(sys.argv[2], prereleases=True))' "$ROOT/pyproject.toml" "${1%% *}"
 }
+packages=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+echo "$ROOT/code" > "$packages/programs.pth"   # so that `python -m atspeed.tools.…` finds the programs
 torch=$(torch_of env -u PYTHONPATH "$VENV/bin/python")
 if ! will_do "$torch"; then
     torch=
@@ -84,7 +86,7 @@ if ! will_do "$torch"; then
     if [ "$(version "$outside")" = "$found" ] && will_do "$(torch_of "$outside")"; then
         torch=$(torch_of "$outside")
         # What stands behind a .pth comes after what .venv has itself.
-        echo "${torch#* }" > "$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_of_python.pth"
+        echo "${torch#* }" > "$packages/torch_of_python.pth"
     fi
 fi
 cp "$ROOT/constraints.txt" "$VENV/constraints.txt"

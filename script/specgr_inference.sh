@@ -3,7 +3,7 @@
 #   CONFIG=code/specgr/configs/games.yaml bash script/specgr_inference.sh \
 #       [--draft_size 50] [--num_beams 30] [--threshold -1.4] [--max_eval_steps 1.0] …
 # DATA_PATH and OUTPUT_DIR, where set, stand for --data_path and --output_dir.
-# The trade-off over all three: PYTHONPATH=code python -m specgr.sweep --config $CONFIG
+# The trade-off over all three: python -m specgr.sweep --config $CONFIG
 set -euo pipefail
 HERE=(${DATA_PATH:+--data_path "$DATA_PATH"} ${OUTPUT_DIR:+--output_dir "$OUTPUT_DIR"})
 source "$(dirname "$0")/common.sh"

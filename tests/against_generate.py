@@ -2,7 +2,7 @@
 
 import torch
 
-JUNK = -1e5  # what `generate` scores to fill a list lies far below, what it finds far above
+INVALID_SCORE = -1e5  # what `generate` scores to fill a list lies far below, what it finds far above
 
 
 def children_of(sequences, eos):
@@ -23,7 +23,7 @@ def assert_same(expected, output, prompt):
         assert torch.equal(output.sequences, expected.sequences)
         return
     legal = output.sequences_scores.isfinite()
-    assert torch.equal(legal, expected.sequences_scores > JUNK)
+    assert torch.equal(legal, expected.sequences_scores > INVALID_SCORE)
     torch.testing.assert_close(output.sequences_scores[legal], expected.sequences_scores[legal], atol=1e-4, rtol=1e-4)
     for row in legal.nonzero()[:, 0]:
         beams = [each.beam_indices[row][each.beam_indices[row] >= 0].tolist() for each in (output, expected)]

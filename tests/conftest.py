@@ -26,16 +26,24 @@ from transformers import (
 )
 
 from beamsd import Program
-from beamsd.program import Recording
+from beamsd.speed.program import Recording
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = str(ROOT / "code")  # for the programs that tests start
 BEAUTY = Path(os.environ.get("BEAUTY", ROOT / "../shared/data/beauty")).resolve()  # tests that need it are skipped
 STAGES = ("finetune_llama", "generate_teacher_data", "train", "inference", "quality")
 SMALL = {
     "EPOCHS": "2", "BATCH_SIZE": "16", "MICRO_BATCH_SIZE": "8", "LEARNING_RATE": "3e-3", "WARMUP_STEPS": "2",
     "RUN_BEAM_SIZES": "1,5", "DRAFT_BEAM_SIZE": "12",
 }  # fmt: skip
+
+
+def program(name):
+    """What starts a stage (a file), another module of commands, or a tool by its short name."""
+    if (file := ROOT / "code" / f"{name}.py").is_file():
+        return [str(file)]
+    return ["-m", name if "." in name else f"atspeed.tools.{name}"]
 
 
 def environment(folder, **variables):

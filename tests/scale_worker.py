@@ -19,16 +19,16 @@ from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import LlamaForCausalLM, TrainerCallback, TrainerState
 
-from atspeed import training
-from atspeed.checkpoints import whole_weights
-from atspeed.lora import add_lora, merge_lora
-from atspeed.objectives import make_objective
+from atspeed.checkpoints.checkpoint import whole_weights
+from atspeed.checkpoints.lora import add_lora, merge_lora
+from atspeed.data.samples import Samples
 from atspeed.processes import this_process
-from atspeed.samples import Samples
+from atspeed.training import trainer as training
+from atspeed.training.objectives import make_objective
 from beamsd import Trie
 from conftest import LENGTH, VOCABULARY, random_items, tiny_llama
-from genrec.cli import leave_process_group
-from genrec.files import write_json
+from genrec.runtime.cli import leave_process_group
+from genrec.runtime.files import write_json
 
 N, BEAMS, ITEM_TOKENS = 45, 4, [30, 31, 32]
 

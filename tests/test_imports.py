@@ -9,12 +9,12 @@ import sys
 import pytest
 
 import beamsd
-from conftest import ROOT
-from genrec.files import write_json
-from genrec.toy import make_toy
+from conftest import ROOT, program
+from genrec.data.toy import make_toy
+from genrec.runtime.files import write_json
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib")
-PROGRAMS = [f"code/{path.name}" for path in sorted((ROOT / "code").glob("*.py"))]
+PROGRAMS = [path.stem for folder in ("code", "code/atspeed/tools") for path in sorted((ROOT / folder).glob("[!_]*.py"))]
 COMMANDS = [f"specgr.{name}" for name in ("process_data", "run", "speed", "sweep", "train")]
 # As `python` starts a program or module; at its end it says on stdout what was imported.
 RUNNER = f"""
@@ -117,22 +117,23 @@ def assert_refused(done, message):
     assert done.stdout.splitlines()[-1] == "imported:"
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, *COMMANDS])
-def test_help_and_a_mistyped_flag_import_nothing_heavy(program):
-    helped = start("-c", RUNNER, program, "--help")
+@pytest.mark.parametrize("name", [*PROGRAMS, *COMMANDS])
+def test_help_and_a_mistyped_flag_import_nothing_heavy(name):
+    helped = start("-c", RUNNER, program(name)[-1], "--help")
     assert helped.returncode == 0, helped.stderr
     assert helped.stdout.splitlines()[-1] == "imported:"
-    config = ["--config", "code/specgr/configs/toy.yaml"] if program in COMMANDS[1:] else []
-    assert_refused(start("-c", RUNNER, program, *config, "--no_such_flag", "1"), "unknown flag --no_such_flag")
+    config = ["--config", "code/specgr/configs/toy.yaml"] if name in COMMANDS[1:] else []
+    assert_refused(
+        start("-c", RUNNER, program(name)[-1], *config, "--no_such_flag", "1"), "unknown flag --no_such_flag"
+    )
 
 
 @pytest.mark.parametrize("command", REFUSED)
 def test_what_needs_no_torch_to_be_refused_is_refused_without_it(command, folder):
     places = {"data": folder / "data", "new": folder / "new", "no": folder / "no", "made": folder / "made"}
     places["root"] = ROOT
-    program, *flags = command.format(**places).split()
-    program = program if "." in program else f"code/{program}.py"
-    assert_refused(start("-c", RUNNER, program, *flags), REFUSED[command].format(**places))
+    name, *flags = command.format(**places).split()
+    assert_refused(start("-c", RUNNER, program(name)[-1], *flags), REFUSED[command].format(**places))
     assert not (folder / "new").exists()
 
 

@@ -13,8 +13,8 @@ from conftest import ROOT
 PROGRAM = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
-from genrec.cli import errors_in_one_line
-from genrec.errors import UserError
+from genrec.runtime.cli import errors_in_one_line
+from genrec.runtime.errors import UserError
 rank = os.environ["RANK"]
 with errors_in_one_line():
     {}

@@ -13,10 +13,10 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from conftest import ROOT
-from genrec.artefacts import hold
-from genrec.files import write_json
-from genrec.toy import make_toy
+from conftest import ROOT, program
+from genrec.data.toy import make_toy
+from genrec.runtime.artefacts import hold
+from genrec.runtime.files import write_json
 
 TOY = "--dataset toy --data_path {data}"
 SPECGR = "--config {root}/code/specgr/configs/toy.yaml --data_path {data}"
@@ -58,12 +58,11 @@ def start(world, command, limit=None):
     """Run a command; limit: the bytes that a file of it may have, which ends a write as a full disk does."""
     places = {"data": world / "data", "made": world / "made", "raw": world / "raw.csv", "root": ROOT,
               "vectors": world / "vectors.npy", "out": world / "outputs/out"}  # fmt: skip
-    program, *flags = command.format(**places).split()
-    program = ["-m", program] if "." in program else [f"code/{program}.py"]
+    name, *flags = command.format(**places).split()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "LOG_DIR": str(world / "log"), "OMP_NUM_THREADS": "1"}
     limited = limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     return subprocess.run(
-        [sys.executable, *program, *flags], cwd=ROOT, env=environment, preexec_fn=limited, text=True, check=False,
+        [sys.executable, *program(name), *flags], cwd=ROOT, env=environment, preexec_fn=limited, text=True, check=False,
         capture_output=True,
     )  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from specgr.tiger import Tiger, TigerSettings
-from specgr.tokens import NOTHING, Codes
+from specgr.data.codes import NOTHING, Codes
+from specgr.networks.tiger import Tiger, TigerSettings
 
 SIZES = (5, 6, 4)
 

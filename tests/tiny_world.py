@@ -1,7 +1,7 @@
 """A toy so small that all of SpecGR trains on it in seconds."""
 
 from specgr import train
-from specgr.config import read_arguments
+from specgr.configuration.config import read_arguments
 
 CONFIG = """
 dataset: toy

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from genrec.catalogue import Catalogue
-from genrec.dataset import Sample
-from genrec.errors import UserError
+from genrec.data.catalogue import Catalogue
+from genrec.data.dataset import Sample
+from genrec.runtime.errors import UserError
 
 PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -21,7 +21,7 @@ PROMPT = (
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSamples:
     """Samples as token ids."""
 
     prompts: list[list[int]]
@@ -36,11 +36,11 @@ class Encoded:
 
 def encode_samples(
     tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int
-) -> Encoded:
+) -> EncodedSamples:
     """Prompts and identifiers of `samples`. Raises UserError as `encode_prompts` does."""
     identifiers = _identifiers(tokenizer, catalogue)
     items = torch.tensor([identifiers[sample.labels[0]] for sample in samples])
-    return Encoded(_prompts(tokenizer, catalogue, identifiers, samples, cutoff), items, tokenizer.eos_token_id)
+    return EncodedSamples(_prompts(tokenizer, catalogue, identifiers, samples, cutoff), items, tokenizer.eos_token_id)
 
 
 def encode_prompts(

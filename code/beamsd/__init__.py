@@ -7,8 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
-    from beamsd.auto import Auto
-    from beamsd.clock import Clock
     from beamsd.generation import (
         SpeculativeOutput,
         beam_search_by_SD,
@@ -17,10 +15,13 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
         replace_beam_search_with_TreeAttn,
         speculate,
     )
-    from beamsd.prefix import Prefix
-    from beamsd.program import Program
-    from beamsd.search import Result, Round, beam_search, rounds
-    from beamsd.settings import Settings
+    from beamsd.models.prefix import Prefix
+    from beamsd.search.beam_search import Result, beam_search, rounds
+    from beamsd.search.settings import Settings
+    from beamsd.search.state import Round
+    from beamsd.speed.auto import Auto
+    from beamsd.speed.clock import Clock
+    from beamsd.speed.program import Program
     from beamsd.tree import Tree
     from beamsd.trie import Trie
 
@@ -45,11 +46,12 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "Auto": "auto", "Clock": "clock", "Prefix": "prefix", "Program": "program", "Result": "search", "Round": "search",
-    "Settings": "settings", "SpeculativeOutput": "generation", "Tree": "tree", "Trie": "trie", "beam_search": "search",
+    "Auto": "speed.auto", "Clock": "speed.clock", "Prefix": "models.prefix", "Program": "speed.program",
+    "Result": "search.beam_search", "Round": "search.state", "Settings": "search.settings",
+    "SpeculativeOutput": "generation", "Tree": "tree", "Trie": "trie", "beam_search": "search.beam_search",
     "beam_search_by_SD": "generation", "beam_search_by_SD_4timing": "generation",
-    "beam_search_by_TreeAttn": "generation", "replace_beam_search_with_TreeAttn": "generation", "rounds": "search",
-    "speculate": "generation",
+    "beam_search_by_TreeAttn": "generation", "replace_beam_search_with_TreeAttn": "generation",
+    "rounds": "search.beam_search", "speculate": "generation",
 }  # fmt: skip
 
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers.generation import EosTokenCriteria, GenerateBeamDecoderOnlyOutput, MaxLengthCriteria
 
-from beamsd.auto import Auto
-from beamsd.clock import Clock
 from beamsd.compat import PASSED_BY_GENERATE, passed_cache
-from beamsd.prefix import Prefix
-from beamsd.program import Program
-from beamsd.search import Result, Timer, beam_search
-from beamsd.support import check_model
+from beamsd.models.prefix import Prefix
+from beamsd.models.support import check_model
+from beamsd.search.beam_search import Result, SpanTimer, beam_search
+from beamsd.speed.auto import Auto
+from beamsd.speed.clock import Clock
+from beamsd.speed.program import Program
 from beamsd.trie import Trie, check_trie
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class speculate:
     constrained_softmax: bool = True
     verification: str = "strict"
     seeds: Sequence[int] | None = None
-    clock: Timer | None = None
+    clock: SpanTimer | None = None
     prefix: Prefix | None = None
     capture: bool = False
 

@@ -1,7 +1,7 @@
 """The token tree: the one data structure that drafting, verification and training share.
 
-A node is a token, and `sees` says which nodes it attends to: its ancestors and itself. Slot order in the tree *is* slot
-order in every KV cache, so a cache is never edited: a rejected node is simply never seen again.
+A node is a token, and `visible` says which nodes it attends to: its ancestors and itself. Slot order in the tree *is*
+slot order in every KV cache, so a cache is never edited: a rejected node is simply never seen again.
 
 Shapes: B requests, m new nodes, n nodes in use.
 """
@@ -20,7 +20,7 @@ class Tree:
 
     tokens: Tensor  # (B, capacity)           long
     parents: Tensor  # (B, capacity)           long, slots
-    sees: Tensor  # (B, capacity, capacity) bool, sees[b, i, j]: node i attends to node j
+    visible: Tensor  # (B, capacity, capacity) bool, sees[b, i, j]: node i attends to node j
     size: int  # n, slots in use; the same in every row
 
     @property
@@ -33,7 +33,7 @@ class Tree:
         return cls(
             tokens=torch.zeros(batch, capacity, dtype=torch.long, device=device),
             parents=torch.zeros(batch, capacity, dtype=torch.long, device=device),
-            sees=torch.zeros(batch, capacity, capacity, dtype=torch.bool, device=device),
+            visible=torch.zeros(batch, capacity, capacity, dtype=torch.bool, device=device),
             size=0,
         )
 
@@ -41,10 +41,10 @@ class Tree:
     def trunk(cls, input_ids: Tensor, attention_mask: Tensor, capacity: int) -> Tree:
         """The left-padded prompts (B, P), as trees without branches that can hold `capacity` >= P nodes."""
         tree = cls.empty(len(input_ids), capacity, input_ids.device)
-        tree.plant(input_ids, attention_mask)
+        tree.reset(input_ids, attention_mask)
         return tree
 
-    def plant(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+    def reset(self, input_ids: Tensor, attention_mask: Tensor) -> None:
         """Make the left-padded prompts (B, P) all there is."""
         P = input_ids.shape[1]
         assert self.capacity >= P, (self.capacity, P)
@@ -53,9 +53,9 @@ class Tree:
         self.tokens[:, :P] = input_ids
         self.parents[:, :P] = (slot - 1).clamp(min=0)
         # Padding sees itself and nothing else: no softmax over an empty row, and position 0.
-        self.sees[:, :P, :P] = (slot[:, None] >= slot) & attention_mask.bool()[:, None] | (slot[:, None] == slot)
+        self.visible[:, :P, :P] = (slot[:, None] >= slot) & attention_mask.bool()[:, None] | (slot[:, None] == slot)
 
-    def grow(self, parents: Tensor, tokens: Tensor) -> Tensor:
+    def append(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Hang one child under each parent, both (B, m); returns the new nodes' slots (B, m)."""
         B, m = tokens.shape
         start, end = self.size, self.size + m
@@ -63,8 +63,8 @@ class Tree:
         nodes = torch.arange(start, end, device=tokens.device)
         self.tokens[:, start:end] = tokens
         self.parents[:, start:end] = parents
-        self.sees[:, start:end] = self.sees.gather(1, parents[..., None].expand(B, m, self.capacity))
-        self.sees.diagonal(dim1=1, dim2=2)[:, start:end].fill_(True)
+        self.visible[:, start:end] = self.visible.gather(1, parents[..., None].expand(B, m, self.capacity))
+        self.visible.diagonal(dim1=1, dim2=2)[:, start:end].fill_(True)
         self.size = end
         return nodes.expand(B, m)
 
@@ -74,8 +74,8 @@ class Tree:
 
     def live(self, nodes: Tensor, below: int) -> Tensor:
         """Which slots (B, below) hold a node that `nodes` (B, m) still attend to; the others are dead."""
-        sees = self.sees[..., :below]
-        return sees.gather(1, nodes[..., None].expand(*nodes.shape, below)).any(1)
+        visible = self.visible[..., :below]
+        return visible.gather(1, nodes[..., None].expand(*nodes.shape, below)).any(1)
 
     def keep(self, slots: Tensor, capacity: int) -> tuple[Tree, Tensor]:
         """A tree of `capacity` that holds the nodes at `slots` (B, m) only, in that order.
@@ -86,20 +86,20 @@ class Tree:
         now = slots.new_zeros(B, self.size).scatter(1, slots, torch.arange(m, device=slots.device).expand(B, m))
         kept = Tree(
             tokens=self.tokens.new_zeros(B, capacity), parents=self.parents.new_zeros(B, capacity),
-            sees=self.sees.new_zeros(B, capacity, capacity), size=m,
+            visible=self.visible.new_zeros(B, capacity, capacity), size=m,
         )  # fmt: skip
         kept.tokens[:, :m] = self.tokens.gather(1, slots)
         kept.parents[:, :m] = now.gather(1, self.parents.gather(1, slots))
-        rows = self.sees.gather(1, slots[..., None].expand(B, m, self.sees.shape[2]))
-        kept.sees[:, :m, :m] = rows.gather(2, slots[:, None].expand(B, m, m))
+        rows = self.visible.gather(1, slots[..., None].expand(B, m, self.visible.shape[2]))
+        kept.visible[:, :m, :m] = rows.gather(2, slots[:, None].expand(B, m, m))
         return kept, now
 
     def positions(self, start: int = 0) -> Tensor:
         """Position ids (B, n - start) of the nodes from slot `start`: how many nodes each one sees before itself."""
-        return self.sees[:, start : self.size].sum(-1) - 1
+        return self.visible[:, start : self.size].sum(-1) - 1
 
     def additive_mask(self, start: int, width: int, dtype: torch.dtype) -> Tensor:
         """Attention mask (B, 1, n - start, width) for the nodes from slot `start`: 0 where seen, the dtype's floor
         where not. Additive, because transformers passes a 4-D mask on as it is and eager attention adds it."""
-        seen = self.sees[:, None, start : self.size, :width]
+        seen = self.visible[:, None, start : self.size, :width]
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)

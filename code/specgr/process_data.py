@@ -1,10 +1,10 @@
 """Amazon Reviews 2023, absolute timestamps (5core_timestamp_w_his), as SpecGR reads it.
 
     bash script/specgr_process_data.sh
-    PYTHONPATH=code python -m specgr.process_data --category Video_Games --output data/Video_Games
+    python -m specgr.process_data --category Video_Games --output data/Video_Games
 
-Writes train, valid and test.parquet (user, history, item: numbers; see `specgr.data`), items.parquet (item; raw_id,
-its parent_asin; text) and facts.json; what is there of the same flags is kept, and --overwrite replaces these files
+Writes train, valid and test.parquet (user, history, item: numbers; see `specgr.data`), items.parquet (item; raw_id, its
+parent_asin; text) and facts.json; what is there of the same flags is kept, and --overwrite replaces these files
 alone. Items are numbered by first appearance, so those of training come first.
 
 The files are read by name, from the hub or from a folder of the same layout, since `datasets` no longer runs the
@@ -20,11 +20,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, already_done, hold, make_facts
-from genrec.cli import run
-from genrec.errors import UserError
-from genrec.files import atomic_path, check_output, write_json
-from genrec.splits import SPLITS
+from genrec.data.splits import SPLITS
+from genrec.runtime.artefacts import FACTS, already_done, hold, make_facts
+from genrec.runtime.cli import run
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path, check_output, write_json
 
 if TYPE_CHECKING:
     import datasets

@@ -1,7 +1,7 @@
 """Recommend with SpecGR_Aux and SpecGR++, beside TIGER and the drafters alone, and say how good and how fast they are.
 
     bash script/specgr_inference.sh
-    PYTHONPATH=code python -m specgr.run --config code/specgr/configs/toy.yaml --eval_mode test --draft_size 50 \
+    python -m specgr.run --config code/specgr/configs/toy.yaml --eval_mode test --draft_size 50 \
         --num_beams 30 --threshold -1.4 --max_eval_steps 1.0
 
 Writes results.csv, results.md and facts.json to {output_dir}/{dataset}/results/{eval_mode}, or to --results FOLDER.
@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import fingerprint, hold, make_facts, write_facts
-from genrec.errors import UserError
-from genrec.files import atomic_path, check_new, write_text
-from genrec.tables import to_markdown
-from specgr.config import Config, run
-from specgr.data import SUBSETS, Examples
-from specgr.names import SPECULATIVE, check_methods
-from specgr.plans import describe, methods_of, settings_of, stages_of
+from genrec.reports.tables import to_markdown
+from genrec.runtime.artefacts import fingerprint, hold, make_facts, write_facts
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path, check_new, write_text
+from specgr.configuration.config import Config, run
+from specgr.configuration.names import SPECULATIVE, check_methods
+from specgr.configuration.plans import describe, methods_of, settings_of, stages_of
+from specgr.data.examples import SUBSETS, Examples
 from specgr.train import open_bench
 
 if TYPE_CHECKING:
-    from specgr.evaluate import Evaluation
-    from specgr.stages import Bench
+    from specgr.evaluation.evaluation import Evaluation
+    from specgr.training.stages import Workspace
 
 STAGE = "specgr.run"
 
@@ -56,7 +56,7 @@ def main(config: Config, flags: Flags) -> None:
 
     import pandas as pd
 
-    from specgr.methods import make
+    from specgr.evaluation.recommenders import make
 
     trained, examples = fingerprints(bench, names), requests_of(bench, flags.eval_mode, flags.max_eval_steps)
     rows = []
@@ -86,7 +86,7 @@ def check(flags: Flags) -> None:
         raise UserError(f"--eval_mode {flags.eval_mode}: choose from valid, test")
 
 
-def requests_of(bench: "Bench", eval_mode: str, max_eval_steps: float) -> Examples:
+def requests_of(bench: "Workspace", eval_mode: str, max_eval_steps: float) -> Examples:
     """The samples of the split, or a random choice as `Flags.max_eval_steps` says. Raises UserError if it has none."""
     examples: Examples = getattr(bench.data, eval_mode)
     if not len(examples):
@@ -95,9 +95,9 @@ def requests_of(bench: "Bench", eval_mode: str, max_eval_steps: float) -> Exampl
     return examples.sample(max(1, round(most)), bench.config.seed)
 
 
-def evaluate_method(bench: "Bench", recommender, examples: Examples, batch_size: int) -> "Evaluation":
+def evaluate_method(bench: "Workspace", recommender, examples: Examples, batch_size: int) -> "Evaluation":
     """All requests, on the device."""
-    from specgr.evaluate import evaluate
+    from specgr.evaluation.evaluation import evaluate
 
     return evaluate(
         recommender, examples.samples(), bench.seen, batch_size=batch_size, max_history=bench.config.max_history
@@ -113,14 +113,14 @@ def row_of(found: "Evaluation") -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def fingerprints(bench: "Bench", names: Sequence[str]) -> dict[str, str]:
+def fingerprints(bench: "Workspace", names: Sequence[str]) -> dict[str, str]:
     """Of the trainings that these methods use. Raises UserError if one is missing, or of other data."""
-    from specgr.stages import open_stage
+    from specgr.training.stages import open_stage
 
     return {stage: fingerprint(open_stage(bench, stage)) for stage in stages_of(bench.config, names)}
 
 
-def machine(bench: "Bench") -> str:
+def machine(bench: "Workspace") -> str:
     import torch
 
     if bench.accelerator.device.type == "cuda":

@@ -1,6 +1,6 @@
 """How many requests a second a recommender answers, one at a time and many at once.
 
-    PYTHONPATH=code python -m specgr.speed --config code/specgr/configs/beauty.yaml --batch_sizes 1,8,64
+    python -m specgr.speed --config code/specgr/configs/beauty.yaml --batch_sizes 1,8,64
 
 First every batch size must give the lists of batch size 1, then all are timed in turn, several times over, so that a
 busy machine hits all of them. Trained models if they are there, else random weights of the same shape, which the
@@ -19,13 +19,13 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import FACTS, hold, make_facts, write_facts
-from genrec.errors import UserError
-from genrec.files import atomic_path, check_new, write_text
-from genrec.tables import to_markdown
-from specgr.config import Config, run
-from specgr.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
-from specgr.plans import describe, settings_of, stages_of
+from genrec.reports.tables import to_markdown
+from genrec.runtime.artefacts import FACTS, hold, make_facts, write_facts
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path, check_new, write_text
+from specgr.configuration.config import Config, run
+from specgr.configuration.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
+from specgr.configuration.plans import describe, settings_of, stages_of
 from specgr.run import check as check_requests
 from specgr.run import fingerprints, machine, requests_of
 from specgr.train import open_bench
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from specgr.lists import Lists, Recommender
-    from specgr.stages import Bench
+    from specgr.decoding.ranked_lists import ItemRanker, RankedLists
+    from specgr.training.stages import Workspace
 
 TOLERANCE = 1e-4  # of scores: rounding depends on the shape of a batch
 TIES = 0.01  # of the lists may hold other items, with the same scores
@@ -73,8 +73,8 @@ def main(config: Config, flags: Flags) -> None:
 
     import pandas as pd
 
-    from specgr.evaluate import batches_of
-    from specgr.methods import make
+    from specgr.evaluation.evaluation import batches_of
+    from specgr.evaluation.recommenders import make
 
     samples = requests_of(bench, flags.eval_mode, flags.max_eval_steps).samples()
     batches = {
@@ -111,7 +111,7 @@ def check(flags: Flags) -> None:
 
 
 @contextmanager
-def trained_or_random(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[Bench, str]]:
+def trained_or_random(bench: Workspace, names: tuple[str, ...]) -> Iterator[tuple[Workspace, str]]:
     """The bench with the models of these methods, and words for what they are: all trained, or else all random."""
     stages = stages_of(bench.config, names)
     absent = [stage for stage in stages if not (bench.folder(stage) / FACTS).is_file()]
@@ -126,13 +126,13 @@ def trained_or_random(bench: Bench, names: tuple[str, ...]) -> Iterator[tuple[Be
         yield random, f"random weights of seed {bench.config.seed}, since {', '.join(absent)} is not trained"
 
 
-def save_random(bench: Bench, stage: str) -> None:
+def save_random(bench: Workspace, stage: str) -> None:
     """What a training leaves, but for its facts, with random weights."""
     import torch
 
-    from specgr.drafters import item_embeddings
-    from specgr.stages import ITEMS, MODEL, save_items
-    from specgr.unisrec import UniSRec, UniSRecSettings
+    from specgr.decoding.item_drafters import item_embeddings
+    from specgr.networks.unisrec import UniSRec, UniSRecSettings
+    from specgr.training.stages import ITEMS, MODEL, save_items
 
     torch.manual_seed(bench.config.seed)
     folder = bench.folder(stage)
@@ -146,7 +146,7 @@ def save_random(bench: Bench, stage: str) -> None:
         save_items(item_embeddings(tiger, bench.data.codes), bench.data.codes, folder / ITEMS)
 
 
-def compare(name: str, recommender: Recommender, batches: Batches, k: int) -> dict[str, object]:
+def compare(name: str, recommender: ItemRanker, batches: Batches, k: int) -> dict[str, object]:
     """Columns of the table for a method: rounds and acceptance of batch size 1, and at most how many lists of another
     size hold other items. Raises RuntimeError if a list differs by more than a tie, or too many do."""
     import torch
@@ -169,20 +169,20 @@ def compare(name: str, recommender: Recommender, batches: Batches, k: int) -> di
     return {"method": name, "rounds": rounds, "acceptance": acceptance, "ties": most}
 
 
-def answer(recommender: Recommender, batches: list[tuple[list[int], Tensor]], k: int) -> Lists:
+def answer(recommender: ItemRanker, batches: list[tuple[list[int], Tensor]], k: int) -> RankedLists:
     """The lists of all requests, in the order of their numbers, on the CPU."""
     import torch
 
-    from specgr.lists import Lists
+    from specgr.decoding.ranked_lists import RankedLists
 
     lists = [recommender.recommend(histories, k) for _, histories in batches]
     order = torch.tensor([index for indices, _ in batches for index in indices]).argsort()
-    columns = ([getattr(found, field.name) for found in lists] for field in fields(Lists))
-    return Lists(*(None if column[0] is None else torch.cat(column).cpu()[order] for column in columns))
+    columns = ([getattr(found, field.name) for found in lists] for field in fields(RankedLists))
+    return RankedLists(*(None if column[0] is None else torch.cat(column).cpu()[order] for column in columns))
 
 
 def time_in_turn(
-    recommenders: dict[str, Recommender], batches: Batches, k: int, repetitions: int, requests: int
+    recommenders: dict[str, ItemRanker], batches: Batches, k: int, repetitions: int, requests: int
 ) -> pd.DataFrame:
     """Requests a second by method and batch size, after `compare` has warmed up everything. A ratio is that to batch
     size 1 in the same repetition."""

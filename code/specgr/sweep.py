@@ -1,6 +1,6 @@
 """What δ, γ and β trade: each of them varied while the others stay as in the configuration.
 
-    PYTHONPATH=code python -m specgr.sweep --config code/specgr/configs/toy.yaml --draft_sizes 5,20,50 \
+    python -m specgr.sweep --config code/specgr/configs/toy.yaml --draft_sizes 5,20,50 \
         --thresholds -2.2,-1.8,-1.4 --beams 10,20,50
 
 Writes sweep.csv, sweep.png and facts.json to {output_dir}/{dataset}/sweep, or to --results FOLDER. On the validation
@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.artefacts import hold, make_facts, write_facts
-from genrec.files import atomic_path, check_new, write_text
-from genrec.tables import pyplot
-from specgr.config import Config, run
-from specgr.names import CONSTRAINED, SPECULATIVE, check_methods
-from specgr.plans import methods_of, settings_of, stages_of
+from genrec.reports.tables import pyplot
+from genrec.runtime.artefacts import hold, make_facts, write_facts
+from genrec.runtime.files import atomic_path, check_new, write_text
+from specgr.configuration.config import Config, run
+from specgr.configuration.names import CONSTRAINED, SPECULATIVE, check_methods
+from specgr.configuration.plans import methods_of, settings_of, stages_of
 from specgr.run import check, evaluate_method, fingerprints, machine, requests_of, row_of
 from specgr.train import open_bench
 
@@ -56,7 +56,7 @@ def main(config: Config, flags: Flags) -> None:
 
     import pandas as pd
 
-    from specgr.methods import make
+    from specgr.evaluation.recommenders import make
 
     trained = fingerprints(bench, (*methods, CONSTRAINED))
     examples, rows = requests_of(bench, flags.eval_mode, flags.max_eval_steps), []

@@ -1,7 +1,7 @@
 """Train TIGER, UniSRec and the two stages of SpecGR++, those that are not trained yet.
 
     bash script/specgr_train.sh
-    PYTHONPATH=code accelerate launch -m specgr.train --config code/specgr/configs/toy.yaml --stages tiger,stage1,stage2
+    accelerate launch -m specgr.train --config code/specgr/configs/toy.yaml --stages tiger,stage1,stage2
 
 Writes {output_dir}/{dataset}/{tiger,unisrec,stage1,stage2}. A training that was killed goes on where it was.
 """
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.cli import process_count
-from genrec.errors import UserError
-from specgr.config import Config, run
-from specgr.data import load_data, load_embeddings
-from specgr.plans import STAGES, check_division, check_trained, plan_key, plan_of
+from genrec.identifiers.vectors import load_embeddings
+from genrec.runtime.cli import process_count
+from genrec.runtime.errors import UserError
+from specgr.configuration.config import Config, run
+from specgr.configuration.plans import STAGES, check_division, check_trained, plan_key, plan_of
+from specgr.data.examples import load_data
 
 if TYPE_CHECKING:
-    from specgr.stages import Bench
+    from specgr.training.stages import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Flags:
     overwrite: bool = False  # what was trained, or begun, with other settings
 
 
-def open_bench(config: Config, trained: Sequence[str] = ()) -> "Bench":
+def open_bench(config: Config, trained: Sequence[str] = ()) -> "Workspace":
     """Data and device. trained: stages that are to be there. Raises UserError if the data cannot be read, or these are
     missing."""
     folder = Path(config.data_path) / config.dataset
@@ -43,13 +44,13 @@ def open_bench(config: Config, trained: Sequence[str] = ()) -> "Bench":
     data = load_data(
         config.data_path, config.dataset, config.index, max_history=config.max_history, digits=config.digits
     )
-    texts = load_embeddings(config.embeddings, len(data.seen)) if config.embeddings else None
+    texts = load_embeddings(Path(config.embeddings), len(data.seen)).float() if config.embeddings else None
 
-    from specgr.stages import Bench
-    from specgr.training import new_accelerator
+    from specgr.training.fitting import new_accelerator
+    from specgr.training.stages import Workspace
 
     accelerator = new_accelerator()
-    return Bench(config, data, texts if texts is None else texts.to(accelerator.device), accelerator)
+    return Workspace(config, data, texts if texts is None else texts.to(accelerator.device), accelerator)
 
 
 def main(config: Config, flags: Flags) -> None:
@@ -64,7 +65,7 @@ def main(config: Config, flags: Flags) -> None:
         check_division(plan_of(config, name), plan_key(name), process_count())
     bench = open_bench(config)
 
-    from specgr.stages import train
+    from specgr.training.stages import train
 
     train(bench, names, flags.overwrite)
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from atspeed.checkpoints import Setting
-from atspeed.prompts import Encoded
-from atspeed.samples import Samples
-from atspeed.teacher import write_shards
-from atspeed.teacher_data import Manifest, Plan, TeacherData
+from atspeed.checkpoints.checkpoint import DataSetting
+from atspeed.data.samples import Samples
+from atspeed.data.teacher import write_shards
+from atspeed.data.teacher_data import Manifest, TeacherData, TeacherPlan
+from atspeed.prompts import EncodedSamples
 from beamsd import Trie
 from conftest import VOCABULARY, random_items, tiny_llama
 
-PLAN = Plan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=16)
+PLAN = TeacherPlan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=16)
 EOS = 2
 
 
@@ -24,10 +24,10 @@ def taught(tmp_path_factory):
     items = random_items(60)
     target, trie = tiny_llama(1, 2), Trie(items)
     wanted = items[torch.randint(len(items), (48,), generator=generator)]
-    manifest = Manifest(PLAN, Setting("tiny", "", "", 20, 512), "", samples=48)
+    manifest = Manifest(PLAN, DataSetting("tiny", "", "", 20, 512), "", samples=48)
 
     def encode(rows):
-        return Encoded([prompts[i] for i in rows], wanted[list(rows)], EOS)
+        return EncodedSamples([prompts[i] for i in rows], wanted[list(rows)], EOS)
 
     write_shards(folder, target, trie, encode, manifest, batch_size=16)
     data = TeacherData(folder, manifest)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from atspeed.alignment import Alignment, DataPolicy
-from atspeed.forward import tree_logits
-from atspeed.losses import kl, topk_alignment, tvd
-from atspeed.objectives import ITEM, MODEL_CLASSES, STUDENT, TEACHER, make_objective
-from atspeed.samples import collate
+from atspeed.data.samples import collate
+from atspeed.training.alignment import Alignment, DataPolicy
+from atspeed.training.losses import kl, topk_alignment, tvd
+from atspeed.training.objectives import ITEM, MODEL_CLASSES, STUDENT, TEACHER, make_objective
+from atspeed.tree_logits import tree_logits
 from beamsd import beam_search
 from conftest import LENGTH, tiny_llama
-from genrec.errors import UserError
+from genrec.runtime.errors import UserError
 
 LOSSES = {"AtSpeedSModel": topk_alignment, "AtSpeedRModel": tvd, "WordKDModel": kl, "TVDKDModel": tvd}
 
@@ -79,7 +79,7 @@ def test_wordkd_and_tvdkd_compare_the_vocabulary_on_the_items_prefix(taught, mod
     alignment = Alignment(make_objective(model_class), trie, alpha=1.0)
     policy = DataPolicy(target=None if stored else target)
     assert policy.needs_target(alignment.objective, stored) is not stored
-    lessons = policy.lessons(alignment.objective.home, alignment, student, batch)
+    lessons = policy.lessons(alignment.objective.default_prefix, alignment, student, batch)
     tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], lessons.beams)
     expected = [
         loss

@@ -7,15 +7,15 @@ import sys
 import pytest
 import torch
 
-from atspeed.memory import peak_memory
-from conftest import ROOT, script, succeed
+from atspeed.benchmark.memory import peak_memory
+from conftest import script, succeed
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The toy data, and no checkpoint."""
     folder = tmp_path_factory.mktemp("benchmark")
-    subprocess.run([sys.executable, ROOT / "code/make_toy.py", "--output", folder / "data" / "toy"], check=True)
+    subprocess.run([sys.executable, "-m", "atspeed.tools.make_toy", "--output", folder / "data" / "toy"], check=True)
     return folder
 
 

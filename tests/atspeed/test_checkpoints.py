@@ -11,25 +11,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config
 
-import atspeed.models
-from atspeed.checkpoints import Setting, open_checkpoint, save_checkpoint
-from atspeed.lora import add_lora, merge_lora
-from atspeed.model_files import check_model_path
-from atspeed.models import (
+import atspeed.checkpoints.loading
+from atspeed.checkpoints.checkpoint import DataSetting, open_checkpoint, save_checkpoint
+from atspeed.checkpoints.loading import (
     add_item_tokens,
     check_positions,
-    load_config,
     load_model,
+    load_model_config,
     load_tokenizer,
     random_model,
     vocabulary_size,
 )
+from atspeed.checkpoints.lora import add_lora, merge_lora
+from atspeed.checkpoints.model_files import check_model_path
 from conftest import ARCHITECTURES, tiny_model
-from genrec.artefacts import make_facts
-from genrec.dataset import load_dataset
-from genrec.errors import UserError
-from genrec.files import read_json, write_json
-from genrec.toy import make_toy
+from genrec.data.dataset import load_dataset
+from genrec.data.toy import make_toy
+from genrec.runtime.artefacts import make_facts
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import read_json, write_json
 
 CHAT = {  # as of Qwen2.5-Instruct, and what some checkpoints have beside it
     "repetition_penalty": 1.05, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "do_sample": True,
@@ -50,7 +50,7 @@ def whole(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "target"
     model, tokenizer = random_model("tiny", data.catalogue, "float32", 0)
     model.generation_config = GenerationConfig(**CHAT)
-    facts = make_facts("finetune_llama", {}, setting=asdict(Setting.of(data, 20, 512)))
+    facts = make_facts("finetune_llama", {}, setting=asdict(DataSetting.of(data, 20, 512)))
     save_checkpoint(folder, model, tokenizer, data, facts)
     return folder
 
@@ -245,7 +245,9 @@ def hub(monkeypatch, request):
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(atspeed.models, "hf_hub_url", lambda name, file: f"{url}/{name}/resolve/main/{file}")
+    monkeypatch.setattr(
+        atspeed.checkpoints.loading, "hf_hub_url", lambda name, file: f"{url}/{name}/resolve/main/{file}"
+    )
     if request.param is None:
         server.server_close()
         yield
@@ -269,13 +271,13 @@ def hub(monkeypatch, request):
 )
 def test_a_name_that_the_hub_does_not_give_is_refused_with_the_cause(hub, message):
     with pytest.raises(UserError, match=f"^some/model: {message}") as error:
-        load_config("some/model")
+        load_model_config("some/model")
     assert "\n" not in str(error.value)
 
 
 def test_a_name_that_cannot_be_one_is_refused():
     with pytest.raises(UserError, match="some--model: no model there"):
-        load_config("some--model")
+        load_model_config("some--model")
 
 
 def test_a_model_that_also_sees_is_taught_and_adapted_where_it_reads(data, whole, tmp_path):
@@ -298,7 +300,7 @@ def test_a_model_that_also_sees_is_taught_and_adapted_where_it_reads(data, whole
         for name, weight in trained.named_parameters():
             weight += 0.1 * (name in adapted)
     merged = merge_lora(trained, trained.state_dict(), models[1])
-    facts = make_facts("finetune_llama", {}, setting=asdict(Setting.of(data, 20, 512)))
+    facts = make_facts("finetune_llama", {}, setting=asdict(DataSetting.of(data, 20, 512)))
     save_checkpoint(tmp_path / "target", merged, tokenizer, data, facts)
     path, ids = str(tmp_path / "target"), torch.tensor([[1, items[0], items[-1]]])
     assert vocabulary_size(path) == len(tokenizer) > ARCHITECTURES["gemma"]["vocab_size"]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from atspeed.comparison import by_draft, over_seeds, ranking
-from atspeed.methods import BASELINE, GENERATE
+from atspeed.benchmark.comparison import by_draft, over_seeds, ranking
+from atspeed.benchmark.methods import BASELINE, GENERATE
 from conftest import script, succeed
-from genrec.artefacts import hold
-from genrec.toy import make_toy
+from genrec.data.toy import make_toy
+from genrec.runtime.artefacts import hold
 
 
 def row(method, accepted, recall):

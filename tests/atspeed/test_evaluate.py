@@ -6,20 +6,20 @@ from functools import partial
 import pytest
 import torch
 
-from atspeed.evaluate import Bench
-from atspeed.methods import BASELINE, GAMMA, GENERATE, SPECULATIVE, check_fit, check_widths, make_methods
-from atspeed.report import SHORT, items_of_beams, save_report, summarise
+from atspeed.benchmark.methods import BASELINE, GAMMA, GENERATE, SPECULATIVE, check_fit, check_widths, make_methods
+from atspeed.benchmark.report import SHORT, items_of_beams, save_report, summarise
+from atspeed.benchmark.runner import MethodBenchmark
 from conftest import VOCABULARY, random_items, tiny_llama
-from genrec.catalogue import Catalogue
-from genrec.dataset import Sample
-from genrec.errors import UserError
-from genrec.tables import to_markdown
+from genrec.data.catalogue import Catalogue
+from genrec.data.dataset import Sample
+from genrec.reports.tables import to_markdown
+from genrec.runtime.errors import UserError
 
 
 @pytest.fixture
 def bench():
     items = random_items(60)
-    return Bench(
+    return MethodBenchmark(
         (tiny_llama(1, 2), tiny_llama(7, 1)), items, partial(make_methods, items=items, draft_width=12, gamma=3)
     )
 
@@ -112,7 +112,7 @@ def test_a_stop_list_takes_its_items_out_of_the_ranking_and_nothing_else(prompts
 
     def ranking(served):
         items = torch.tensor([list(map(int, identifier)) for identifier in served.identifiers.values()])
-        bench = Bench(models, items, partial(make_methods, items=items, draft_width=len(rows), gamma=3))
+        bench = MethodBenchmark(models, items, partial(make_methods, items=items, draft_width=len(rows), gamma=3))
         records = bench.run(prompts[:1], range(1), (len(served.items_of),), batch_size=1, warmup=0)
         return [items_of_beams(record.sequences, served.items_of, tokens) for record in records]
 

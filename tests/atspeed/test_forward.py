@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from atspeed.forward import tree_logits
-from atspeed.lora import add_lora
+from atspeed.checkpoints.lora import add_lora
+from atspeed.tree_logits import tree_logits
 from beamsd.compat import CHECKPOINTING_NAMES, known_name
 from conftest import LENGTH, VOCABULARY, random_items, random_prompts, tiny_llama
 

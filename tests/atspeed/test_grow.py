@@ -9,20 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import grow_model
-from atspeed.checkpoints import Setting, open_checkpoint, save_checkpoint
-from atspeed.growth import plan_growth, save_grown
-from atspeed.models import add_item_tokens, init_model, load_model, load_tokenizer
+from atspeed.benchmark.growth import plan_growth, save_grown
+from atspeed.checkpoints.checkpoint import DataSetting, open_checkpoint, save_checkpoint
+from atspeed.checkpoints.loading import add_item_tokens, init_model, load_model, load_tokenizer
+from atspeed.checkpoints.shapes import SHAPES, Shape
 from atspeed.prompts import encode_prompts, left_pad
-from atspeed.shapes import SHAPES, Shape
+from atspeed.tools import grow_model
 from beamsd import Trie, beam_search
-from conftest import ROOT, environment, random_items, random_prompts, tiny_model
-from genrec.artefacts import fingerprint, make_facts, read_facts
-from genrec.dataset import load_dataset
-from genrec.errors import UserError
-from genrec.files import write_json
-from genrec.text import read_json
-from genrec.toy import make_toy
+from conftest import environment, program, random_items, random_prompts, tiny_model
+from genrec.data.dataset import load_dataset
+from genrec.data.toy import make_toy
+from genrec.runtime.artefacts import fingerprint, make_facts, read_facts
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import write_json
+from genrec.runtime.text import read_json
 
 # The small model: hidden 32, intermediate 64, 2 layers, 4 heads of 8 on 2 key/value heads, with what is named here.
 CASES = {
@@ -149,14 +149,14 @@ def target(tmp_path_factory):
     init_model(folder / "base", replace(SHAPES["tiny"], num_hidden_layers=2), seed=0)
     model, tokenizer = load_model(str(folder / "base")), load_tokenizer(str(folder / "base"))
     add_item_tokens(model, tokenizer, data.catalogue)
-    facts = make_facts("finetune_llama", {"seed": 0}, setting=asdict(Setting.of(data, 20, 512)))
+    facts = make_facts("finetune_llama", {"seed": 0}, setting=asdict(DataSetting.of(data, 20, 512)))
     save_checkpoint(folder / "target", model, tokenizer, data, facts)
     return folder / "target", data
 
 
 def test_the_grown_checkpoint_stands_in_the_targets_place(target, tmp_path):
     path, data = target
-    command = [sys.executable, ROOT / "code" / "grow_model.py", "--shape", "llama-68m", "--model", path]
+    command = [sys.executable, *program("grow_model"), "--shape", "llama-68m", "--model", path]
     subprocess.run([*command, "--output", tmp_path / "grown"], check=True, env=environment(tmp_path))
     before, after = (open_checkpoint(str(p), "finetune_llama", "", data) for p in (path, tmp_path / "grown"))
     assert after.setting == before.setting

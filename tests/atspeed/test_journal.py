@@ -2,9 +2,9 @@
 
 import pytest
 
-from atspeed.evaluate import Record
-from atspeed.journal import Journal
-from genrec.errors import UserError
+from atspeed.benchmark.journal import Journal
+from atspeed.benchmark.runner import Record
+from genrec.runtime.errors import UserError
 
 BATCHES = [[Record(request, "generate", width, [[3, 4]], 0.5, 2, None, 9, 0)] for width in (1, 3) for request in (0, 1)]
 

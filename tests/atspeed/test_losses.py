@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train
-from atspeed.losses import cross_entropy, kl, mask_illegal, masked_mean, topk_alignment, tvd
+from atspeed.training.losses import cross_entropy, kl, mask_illegal, masked_mean, topk_alignment, tvd
 
 
 def naive_kl(q, p):

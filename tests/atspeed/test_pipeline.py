@@ -17,11 +17,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import ROOT, STAGES, environment, script, succeed
-from genrec.baselines import BASELINES
-from genrec.catalogue import Catalogue
-from genrec.text import read_json
-from genrec.toy import make_toy
+from conftest import ROOT, STAGES, environment, program, script, succeed
+from genrec.data.catalogue import Catalogue
+from genrec.data.toy import make_toy
+from genrec.evaluation.baselines import BASELINES
+from genrec.runtime.text import read_json
 
 RESULTS = "output/toy/results/draft-AtSpeedSModel/K1-5_N12_gamma3_batch16_float32_test"
 
@@ -49,7 +49,7 @@ def free_port():
 
 
 def succeed_python(stage, *flags):
-    command = [sys.executable, ROOT / "code" / f"{stage}.py", *map(str, flags)]
+    command = [sys.executable, *program(stage), *map(str, flags)]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
 
 
@@ -75,9 +75,9 @@ def test_the_pipeline_ends_with_a_checked_table(world):
         assert len(set(line["items"])) == len(line["items"])
     for stage in STAGES:
         blank, header, shown = (folder / "log" / f"{stage}.log").read_text().split("\n", 2)
-        command = rf"== \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \S+/python\S* \S+/code/{stage}\.py .*--dataset toy .*"
+        start = rf"== \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \S+/python\S* (\S+/code/|-m atspeed\.tools\.){stage}(\.py)? "
         assert blank == ""
-        assert re.fullmatch(command, header)
+        assert re.fullmatch(rf"{start}.*--dataset toy .*", header)
         assert shown in logs[stage] + "\n"
 
 

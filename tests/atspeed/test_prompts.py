@@ -6,14 +6,14 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
-from atspeed.models import init_model, teach_tokenizer, write_tokenizer
+from atspeed.checkpoints.loading import init_model, teach_tokenizer, write_tokenizer
+from atspeed.checkpoints.shapes import SHAPES
 from atspeed.prompts import PROMPT, encode_prompts, encode_samples, left_pad
-from atspeed.shapes import SHAPES
-from genrec.catalogue import Catalogue
-from genrec.dataset import Sample
-from genrec.errors import UserError
-from genrec.files import write_json
-from genrec.text import read_json
+from genrec.data.catalogue import Catalogue
+from genrec.data.dataset import Sample
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import write_json
+from genrec.runtime.text import read_json
 
 CATALOGUE = Catalogue({i: (f"<a_{i // 4}>", f"<b_{i % 4}>") for i in range(16)})
 TOKENIZERS = {

@@ -2,11 +2,11 @@
 
 import pytest
 
-from atspeed.quality import compare, make_baseline, save_quality
-from genrec.baselines import BASELINES
-from genrec.catalogue import Catalogue
-from genrec.dataset import Dataset, Sample
-from genrec.splits import Splits
+from atspeed.benchmark.recommendation_quality import judge, make_baseline, save_quality
+from genrec.data.catalogue import Catalogue
+from genrec.data.dataset import Dataset, Sample
+from genrec.data.splits import Splits
+from genrec.evaluation.baselines import BASELINES
 
 TRAIN, VALID, TEST = {0: [1, 2, 3], 1: [1, 2], 2: [2, 1], 3: [5]}, {0: [4], 3: [3, 0]}, {0: [0], 3: [2]}
 DATA = Dataset("tiny", Splits(TRAIN, VALID, TEST), Catalogue({item: (f"<a_{item}>",) for item in range(6)}))
@@ -14,7 +14,7 @@ DATA = Dataset("tiny", Splits(TRAIN, VALID, TEST), Catalogue({item: (f"<a_{item}
 
 def test_a_row_holds_means_over_users_and_their_standard_errors(tmp_path):
     samples = [Sample(0, (), (5,)), Sample(1, (), (6, 7)), Sample(2, (), (8,))]
-    table = compare({"one": [[5, 1], [7, 6], [1, 2]], "two": [[], [], [8]]}, samples, (1, 2))
+    table = judge({"one": [[5, 1], [7, 6], [1, 2]], "two": [[], [], [8]]}, samples, (1, 2))
     one, two = table.set_index("method").T.items()
     assert one[1]["Recall@1"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert one[1]["Recall@1 s.e."] == pytest.approx(0.5 / 3**0.5)

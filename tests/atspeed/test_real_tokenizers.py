@@ -16,12 +16,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GenerationConfig, GPT2Tokenizer, LlamaConfig, Qwen3Config, Qwen3ForCausalLM
 
-from atspeed.models import teach_tokenizer
+from atspeed.checkpoints.loading import teach_tokenizer
 from atspeed.prompts import PROMPT, encode_prompts
 from conftest import STAGES, succeed
-from genrec.catalogue import Catalogue
-from genrec.dataset import Sample
-from genrec.toy import make_toy
+from genrec.data.catalogue import Catalogue
+from genrec.data.dataset import Sample
+from genrec.data.toy import make_toy
 
 ARTEFACTS = Path(os.environ.get("ATSPEED_ARTEFACTS", "nowhere"))
 NAMES = ("qwen3", "llama3", "gemma3", "deepseek_v3", "llama2", "gpt2")

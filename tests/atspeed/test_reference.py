@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from atspeed.methods import GENERATE, make_methods
+from atspeed.benchmark.methods import GENERATE, make_methods
 from conftest import random_items, random_prompts, tiny_llama
 
 ITEMS = random_items(60)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from conftest import STAGES, script
-from genrec.files import write_json
-from genrec.text import read_json
-from genrec.toy import make_toy
+from genrec.data.toy import make_toy
+from genrec.runtime.files import write_json
+from genrec.runtime.text import read_json
 
 
 class Malicious:

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-import roofline
-from atspeed.shapes import Shape
-from genrec.errors import UserError
+from atspeed.checkpoints.shapes import Shape
+from atspeed.tools import roofline
+from genrec.runtime.errors import UserError
 
 SHAPE = Shape(
     hidden_size=10, intermediate_size=20, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1,

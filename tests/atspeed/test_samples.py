@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from atspeed.alignment import Alignment, with_history
-from atspeed.forward import tree_logits
-from atspeed.objectives import make_objective
-from atspeed.samples import ByLength, HistoryLoss, Samples, collate
+from atspeed.data.samples import ByLength, HistoryLoss, Samples, collate
+from atspeed.training.alignment import Alignment, with_history
+from atspeed.training.objectives import make_objective
+from atspeed.tree_logits import tree_logits
 from conftest import tiny_llama
 
 

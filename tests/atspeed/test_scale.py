@@ -10,15 +10,15 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-from atspeed import precision
-from atspeed.forward import tree_logits
-from atspeed.lora import add_lora, merge_lora
-from atspeed.precision import check_mixed_precision, check_quantised
-from atspeed.training import Schedule
+from atspeed.checkpoints.lora import add_lora, merge_lora
+from atspeed.training import precision
+from atspeed.training.precision import check_mixed_precision, check_quantised
+from atspeed.training.trainer import Schedule
+from atspeed.tree_logits import tree_logits
 from conftest import ROOT, random_prompts, tiny_llama, tiny_model
-from genrec.errors import UserError
-from genrec.files import atomic_path, write_text
-from genrec.text import read_json
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path, write_text
+from genrec.runtime.text import read_json
 from scale_worker import ITEM_TOKENS, MOMENTS, train
 
 WORKER = ROOT / "tests" / "scale_worker.py"

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from atspeed.schedule import check_selection
-from atspeed.selection import Selection
+from atspeed.training.schedule import check_selection
+from atspeed.training.selection import Selection
 from beamsd import beam_search
 from conftest import LENGTH, noisy_copy
-from genrec.errors import UserError
+from genrec.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2, 3.0])

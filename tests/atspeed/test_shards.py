@@ -12,17 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from atspeed.checkpoints import Setting, open_checkpoint, save_checkpoint
-from atspeed.models import random_model
-from atspeed.shards import check, claim, clear, save, shard_path
-from atspeed.teacher_data import TeacherData
+from atspeed.checkpoints.checkpoint import DataSetting, open_checkpoint, save_checkpoint
+from atspeed.checkpoints.loading import random_model
+from atspeed.data.shards import check_shard, claim_shard, clear_claims, save_shard, shard_path
+from atspeed.data.teacher_data import TeacherData
 from conftest import ROOT, environment, succeed
-from genrec.artefacts import make_facts
-from genrec.dataset import load_dataset
-from genrec.errors import UserError
-from genrec.files import write_json
-from genrec.text import read_json
-from genrec.toy import make_toy
+from genrec.data.dataset import load_dataset
+from genrec.data.toy import make_toy
+from genrec.runtime.artefacts import make_facts
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import write_json
+from genrec.runtime.text import read_json
 
 ORIGIN = {"target": "a", "shard": 0}
 TENSORS = {"beams": torch.arange(6).view(2, 3), "log_probs": torch.ones(5).half()}
@@ -48,11 +48,11 @@ def anonymous(path):
 
 
 def other_target(path):
-    save(path, TENSORS, ORIGIN | {"target": "b"})
+    save_shard(path, TENSORS, ORIGIN | {"target": "b"})
 
 
 def other_place(path):
-    save(path, TENSORS, ORIGIN | {"shard": 1})
+    save_shard(path, TENSORS, ORIGIN | {"shard": 1})
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def other_place(path):
 )
 def test_a_shard_that_is_not_what_it_should_be_is_refused(tmp_path, damage, message):
     path = shard_path(tmp_path, 0, 1)
-    save(path, TENSORS, ORIGIN)
-    assert check(path, ORIGIN, "again") == check(path, ORIGIN, "again", contents=False)
+    save_shard(path, TENSORS, ORIGIN)
+    assert check_shard(path, ORIGIN, "again") == check_shard(path, ORIGIN, "again", contents=False)
     damage(path)
     with pytest.raises(UserError, match=message) as error:
-        check(path, ORIGIN, "again", contents=damage is flipped)
+        check_shard(path, ORIGIN, "again", contents=damage is flipped)
     assert str(path) in str(error.value)
 
 
 def test_one_process_claims_a_shard_and_what_the_dead_left_is_cleared(tmp_path):
     path = shard_path(tmp_path, 0, 1)
-    assert [claim(path), claim(path)] == [True, False]
+    assert [claim_shard(path), claim_shard(path)] == [True, False]
     path.with_name(f".{path.name}.partial-1").touch()
-    save(path, TENSORS, ORIGIN)
-    clear(tmp_path)
+    save_shard(path, TENSORS, ORIGIN)
+    clear_claims(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
-    assert claim(path)
+    assert claim_shard(path)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def world(tmp_path_factory):
     make_toy(n_items=300, n_users=120).save(folder / "data" / "toy")
     data = load_dataset(str(folder / "data"), "toy")
     model, tokenizer = random_model("tiny", data.catalogue, torch.float32, seed=0)
-    facts = make_facts("finetune_llama", {}, setting=asdict(Setting.of(data, 20, 512)))
+    facts = make_facts("finetune_llama", {}, setting=asdict(DataSetting.of(data, 20, 512)))
     save_checkpoint(folder / "output" / "toy" / "target", model, tokenizer, data, facts)
     succeed(STAGE[0], folder, *STAGE[1:])
     return folder
@@ -149,7 +149,7 @@ def test_training_refuses_teacher_data_that_were_tampered_with(world, tmp_path, 
     folder = shutil.copytree(world / "output" / "toy" / "train_teacher_data", tmp_path / "taught")
     data = load_dataset(str(world / "data"), "toy")
     target = open_checkpoint(str(world / "output/toy/target"), "finetune_llama", "finetune_llama", data)
-    assert TeacherData.open(str(folder), "train", data, target).lesson(111, 20).real.all()
+    assert TeacherData.open(str(folder), "train", data, target).targets_of(111, 20).real.all()
     damage(folder)
     with pytest.raises(UserError, match=message):
         TeacherData.open(str(folder), "train", data, target)
@@ -157,7 +157,10 @@ def test_training_refuses_teacher_data_that_were_tampered_with(world, tmp_path, 
 
 def a_worker(folder):
     """The process id in a claim."""
-    return next((int(claim.read_text().split()[1]) for claim in folder.glob(".*.claim") if claim.read_text()), None)
+    return next(
+        (int(claim_shard.read_text().split()[1]) for claim_shard in folder.glob(".*.claim") if claim_shard.read_text()),
+        None,
+    )
 
 
 def test_a_process_that_dies_leaves_whole_shards_and_others_end_with_the_files_of_one(world, tmp_path):

@@ -9,19 +9,19 @@ from statistics import median
 import pytest
 import torch
 
-from atspeed.checkpoints import Setting
-from atspeed.losses import kl, topk_alignment, tvd
-from atspeed.methods import GENERATE, make_methods
-from atspeed.models import random_model
-from atspeed.prompts import Encoded, encode_samples, left_pad
-from atspeed.teacher import finish, teach_shard, write_shards
-from atspeed.teacher_data import Manifest, Plan, TeacherData
+from atspeed.benchmark.methods import GENERATE, make_methods
+from atspeed.checkpoints.checkpoint import DataSetting
+from atspeed.checkpoints.loading import random_model
+from atspeed.data.teacher import finish, teach_shard, write_shards
+from atspeed.data.teacher_data import Manifest, TeacherData, TeacherPlan
+from atspeed.prompts import EncodedSamples, encode_samples, left_pad
+from atspeed.training.losses import kl, topk_alignment, tvd
 from beamsd import Trie, beam_search
 from conftest import BEAUTY, ROOT, VOCABULARY, random_items, tiny_llama
-from genrec.dataset import load_dataset
+from genrec.data.dataset import load_dataset
 
-PLAN = Plan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=4)
-MANIFEST = Manifest(PLAN, Setting("tiny", "", "", 20, 512), target="", samples=10)
+PLAN = TeacherPlan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=4)
+MANIFEST = Manifest(PLAN, DataSetting("tiny", "", "", 20, 512), target="", samples=10)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def case():
 
 
 def pick(prompts, items, rows):
-    return Encoded([prompts[i] for i in rows], items[list(rows)], 2)
+    return EncodedSamples([prompts[i] for i in rows], items[list(rows)], 2)
 
 
 def write(folder, case, manifest=MANIFEST):
@@ -53,7 +53,7 @@ def test_holds_the_targets_beams_and_its_log_probabilities_along_them(tmp_path, 
     model, trie, prompts, items = case
     data = write(tmp_path, case)
     for index, prompt in enumerate(prompts):
-        lesson = data.lesson(index, trie.fanout)
+        lesson = data.targets_of(index, trie.fanout)
         expected = beam_search(model, torch.tensor([prompt]), trie=trie, width=5)
         assert torch.equal(lesson.beams, expected.sequences[0])
         assert lesson.real.all()
@@ -71,7 +71,7 @@ def test_losses_against_what_is_stored_are_those_against_the_live_target(tmp_pat
     model, trie, prompts, items = case
     student, data = tiny_llama(7, 1), write(tmp_path, case)
     for index, prompt in enumerate(prompts[:4]):
-        lesson = data.lesson(index, trie.fanout)
+        lesson = data.targets_of(index, trie.fanout)
         q, p = (log_probs_along(m, prompt, items[index]) for m in (student, model))
         torch.testing.assert_close(loss(q, lesson.item_logits), loss(q, p), atol=1e-3, rtol=2e-3)
         for beam, stored in zip(lesson.beams, lesson.log_probs, strict=True):
@@ -86,9 +86,11 @@ def test_losses_against_what_is_stored_are_those_against_the_live_target(tmp_pat
 def test_every_prefix_is_stored_once(tmp_path, case):
     _, trie, prompts, _ = case
     data = write(tmp_path, case)
-    states = [trie.walk(data.lesson(i, trie.fanout).beams)[:, :-1].unique() for i in range(len(prompts))]
+    states = [trie.walk(data.targets_of(i, trie.fanout).beams)[:, :-1].unique() for i in range(len(prompts))]
     children = sum(int((trie.children(each) != trie.dead).sum()) for each in states)
-    shards = [teach_shard(case[0], trie, Encoded(prompts, case[3], 2), PLAN, batch_size) for batch_size in (1, 4)]
+    shards = [
+        teach_shard(case[0], trie, EncodedSamples(prompts, case[3], 2), PLAN, batch_size) for batch_size in (1, 4)
+    ]
     assert [len(shard["log_probs"]) for shard in shards] == [children, children]
     for name in ("beams", "starts", "offsets"):
         assert torch.equal(shards[0][name], shards[1][name]), "how prompts are batched shows in what is stored"
@@ -127,7 +129,7 @@ def test_beams_beyond_the_catalogue_are_marked(tmp_path, case):
     model, _, prompts, _ = case
     items = random_items(3)
     manifest = replace(MANIFEST, plan=replace(PLAN, full_vocabulary=False))
-    lesson = write(tmp_path, (model, Trie(items), prompts, items[[0] * 10]), manifest).lesson(7, fanout=4)
+    lesson = write(tmp_path, (model, Trie(items), prompts, items[[0] * 10]), manifest).targets_of(7, fanout=4)
     assert lesson.real.tolist() == [True] * len(items) + [False] * (5 - len(items))
     assert lesson.item_logits is None
 

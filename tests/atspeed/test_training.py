@@ -4,15 +4,15 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from atspeed.alignment import Alignment, DataPolicy
-from atspeed.forward import tree_logits
-from atspeed.objectives import MODEL_CLASSES, TEACHER, make_objective
-from atspeed.resume import WholeCheckpoints, last_checkpoint
-from atspeed.samples import collate
-from atspeed.selection import Selection
-from atspeed.training import Schedule, fit
+from atspeed.data.samples import collate
+from atspeed.training.alignment import Alignment, DataPolicy
+from atspeed.training.objectives import MODEL_CLASSES, TEACHER, make_objective
+from atspeed.training.resume import WholeCheckpoints, last_checkpoint
+from atspeed.training.selection import Selection
+from atspeed.training.trainer import Schedule, fit
+from atspeed.tree_logits import tree_logits
 from conftest import tiny_llama
-from genrec.errors import UserError
+from genrec.runtime.errors import UserError
 
 
 def schedule_of(**changes):
@@ -36,9 +36,9 @@ def test_every_objective_trains_and_alignment_on_beams_raises_acceptance(taught,
     before = accepted(drafter, selection)
     alignment = Alignment(make_objective(model_class, 5), trie, alpha=0.9)
     results = fit(drafter, alignment, samples, samples, tmp_path, schedule_of(), world=1)
-    batch, home = collate([samples[i] for i in range(len(samples))]), alignment.objective.home
+    batch, default_prefix = collate([samples[i] for i in range(len(samples))]), alignment.objective.default_prefix
     with torch.no_grad():
-        lessons = DataPolicy().lessons(home, alignment, drafter, batch) if home else None
+        lessons = DataPolicy().lessons(default_prefix, alignment, drafter, batch) if default_prefix else None
         tree = tree_logits(
             drafter.eval(), batch["input_ids"], batch["attention_mask"], batch["item"], lessons and lessons.beams
         )
@@ -48,7 +48,7 @@ def test_every_objective_trains_and_alignment_on_beams_raises_acceptance(taught,
     assert best["eval_recommendation_loss"] == pytest.approx(losses.recommend.mean().item(), rel=1e-3)
     for level, loss in enumerate(losses.levels.mean(0).tolist()):
         assert best[f"eval_alignment_loss_level_{level}"] == pytest.approx(loss, rel=1e-3)
-    if home == TEACHER:  # the true items of this test are random: nothing to learn from them
+    if default_prefix == TEACHER:  # the true items of this test are random: nothing to learn from them
         assert accepted(drafter, selection) > before
 
 

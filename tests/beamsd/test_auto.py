@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from beamsd import Auto, Program, Trie, beam_search, speculate
-from beamsd.auto import PLAIN, TRIES, Choice, Ledger, _choose
-from beamsd.costs import Curve
+from beamsd.speed.auto import PLAIN, TRIES, Choice, ChoiceHistory, _choose
+from beamsd.speed.costs import Curve
 from conftest import assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
 
 
@@ -18,7 +18,7 @@ def priced(auto, target, draft, call, token):
 
 def by_the_curves(monkeypatch):
     """Have the clock agree with the curves, so that what is chosen does not depend on this machine."""
-    monkeypatch.setattr(Ledger, "learn", lambda ledger, _: ledger.off.append(1.0))
+    monkeypatch.setattr(ChoiceHistory, "learn", lambda ledger, _: ledger.off.append(1.0))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_one_object_serves_requests_that_differ_in_who_may_draft():
 
 
 def test_capture_reaches_the_search(monkeypatch):
-    monkeypatch.setattr("beamsd.program.frozen", lambda body: body)  # compiling takes a minute
+    monkeypatch.setattr("beamsd.speed.program.frozen", lambda body: body)  # compiling takes a minute
     target, (ids, mask) = tiny_llama(1, 2), random_prompts(2, 9)
     options = dict(input_ids=ids, attention_mask=mask, num_beams=4, max_new_tokens=4, do_sample=False)
     decode = speculate(None, trie=Trie(random_items(200)), drafter="none", capture=True)
@@ -91,7 +91,7 @@ def test_capture_reaches_the_search(monkeypatch):
 
 
 def ledger(tries):
-    ledger = Ledger(tries)
+    ledger = ChoiceHistory(tries)
     ledger.off.append(1.0)
     return ledger
 
@@ -122,7 +122,7 @@ def test_a_decision(tries, best_cases, promise, expected):
 
 
 def test_what_was_timed_while_the_machine_was_busy_is_forgotten():
-    ledger = Ledger()
+    ledger = ChoiceHistory()
     for off in (9.0, 12.0, 10.0, 1.1, 1.3, 1.0):
         ledger.learn(off)
     assert list(ledger.off) == [1.1, 1.3, 1.0]

@@ -31,7 +31,7 @@ def calls_its_cache(name, cls):
 @pytest.mark.parametrize("split", [True, False], ids=["body and head", "whole model"])
 def test_a_cache_goes_by_the_name_that_forward_gives_it(name, split, monkeypatch):
     if not split:
-        monkeypatch.setattr("beamsd.reader.split", lambda model: None)
+        monkeypatch.setattr("beamsd.models.reader.split", lambda model: None)
     items, (ids, mask) = random_items(100), random_prompts(2, 9)
     how = {"trie": Trie(items), "width": 5, "draft": tiny_llama(2, 1), "gamma": 2}
     expected = beam_search(tiny_llama(1, 2), ids, mask, **how)

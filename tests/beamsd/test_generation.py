@@ -12,7 +12,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from against_generate import JUNK, assert_same, children_of
+from against_generate import INVALID_SCORE, assert_same, children_of
 from beamsd import (
     Clock,
     Tree,
@@ -136,7 +136,7 @@ def test_lists_under_a_trie_differ_only_where_transformers_fills_them_with_junk(
         prefix_allowed_tokens_fn=lambda row, sequence: sorted(children.get(tuple(sequence[6:].tolist()), {2})),
     )
     output = target.generate(**request, custom_generate=speculate(None, trie=Trie.from_sequences(sequences)))
-    real = expected.sequences_scores > JUNK
+    real = expected.sequences_scores > INVALID_SCORE
     assert real.all() != differs
     assert output.found == min(width, len(sequences)), "ours are all that there are"
     assert set(expected.sequences[real, :7].flatten().tolist()) <= set(output.sequences[:, :7].flatten().tolist())

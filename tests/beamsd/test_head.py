@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from beamsd import Trie, beam_search
-from beamsd.head import split
+from beamsd.models.parts import split
 from conftest import ARCHITECTURES, COMMON, random_items, random_prompts
 
 GROUPED = COMMON | {"num_key_value_heads": 2}

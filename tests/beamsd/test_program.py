@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from beamsd import Program, Trie, beam_search
-from beamsd.search import Run
+from beamsd.search.state import SearchState
 from conftest import DRAFTERS, PROGRAMS, Tape, assert_same_lists, noisy_copy, random_items, random_prompts, tiny_llama
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_captured_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize("search", SEARCHES)
 def test_cuda_graphs_give_what_others_give_and_wait_once_a_round(search, monkeypatch):
-    step = Run.step
+    step = SearchState.step
 
     def watched(*arguments):
         torch.cuda.set_sync_debug_mode("error")
@@ -91,7 +91,7 @@ def test_cuda_graphs_give_what_others_give_and_wait_once_a_round(search, monkeyp
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Run, "step", watched)
+    monkeypatch.setattr(SearchState, "step", watched)
     target, trie, program = tiny_llama(1, 2).cuda(), Trie(uneven_items().cuda()), Program()
     options = {"trie": trie, "width": 6, "draft": noisy_copy(target, 0.1)}
     for seed, length in enumerate([9, 11, 9, 40, 5, 6]):

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from against_generate import JUNK, assert_same, children_of
+from against_generate import INVALID_SCORE, assert_same, children_of
 from beamsd import Trie, speculate
 from conftest import ARCHITECTURES, VOCABULARY, noisy_copy, random_prompts, tiny_model
 from tiny_types import EQUAL, tiny_of_type
@@ -153,7 +153,7 @@ def assert_equals_generate(case):
     if scores is not None:
         assume(not scores.isnan().any())
         if case.constraint == "trie" and case.flags["early_stopping"] is True:
-            assume((scores > JUNK).all())
+            assume((scores > INVALID_SCORE).all())
     elif case.constraint != "none":
         assume(output.found.all())
     assert_same(expected, output, case.prompts[0].shape[1])

@@ -14,7 +14,7 @@ import torch
 from transformers import LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList, TemperatureLogitsWarper
 
 from beamsd import Trie, beam_search
-from beamsd.noise import ACCEPT, DRAFT, PERTURB, RESIDUAL, TARGET, gumbel, uniform
+from beamsd.search.noise import ACCEPT, DRAFT, PERTURB, RESIDUAL, TARGET, gumbel, uniform
 from conftest import noisy_copy, random_items, random_prompts, tiny_llama
 
 PROMPT, EOS = (9, 5), 2

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from conftest import ROOT
-from genrec import files
-from genrec.artefacts import NOTE, UNFINISHED, already_done, clear, is_done, make_facts, read_facts, write_facts
-from genrec.errors import UserError
-from genrec.files import atomic_path, check_new, check_ours, check_output
+from genrec.runtime import files
+from genrec.runtime.artefacts import NOTE, UNFINISHED, already_done, clear, is_done, make_facts, read_facts, write_facts
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path, check_new, check_ours, check_output
 
 ARGUMENTS = {"seed": 1}
 
@@ -128,7 +128,7 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path, path, said):
 
 def test_two_runs_do_not_work_in_one_folder(tmp_path):
     assert not already_done(tmp_path / "o", tmp_path / "w", "stage", ARGUMENTS, overwrite=False)
-    again = "from pathlib import Path; from genrec.artefacts import already_done; "
+    again = "from pathlib import Path; from genrec.runtime.artefacts import already_done; "
     again += f"already_done(Path({str(tmp_path / 'o')!r}), Path({str(tmp_path / 'w')!r}), 'stage', {ARGUMENTS}, False)"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "code")}
     done = subprocess.run([sys.executable, "-c", again], env=environment, capture_output=True, text=True, check=False)

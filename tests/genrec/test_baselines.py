@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from genrec.baselines import CoOccurrence, Popularity
+from genrec.evaluation.baselines import CoOccurrence, Popularity
 
 ITEMS = range(8)
 TRAIN = {0: [1, 2, 3], 1: [1, 2, 4], 2: [4, 2], 3: [5, 1, 4], 4: [6]}  # counts: 1, 2, 4 three times; 3, 5, 6 once

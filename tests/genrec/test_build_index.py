@@ -11,15 +11,15 @@ import pyarrow.parquet
 import pytest
 import torch
 
-import build_index
+from atspeed.tools import build_index
 from conftest import ROOT, environment, save_encoder, succeed, vectors
-from genrec.catalogue import Catalogue
-from genrec.dataset import load_dataset
-from genrec.errors import UserError
-from genrec.quantise import identification_digits
-from genrec.rqvae import Settings
-from genrec.rqvae_training import fit
-from genrec.toy import make_toy
+from genrec.data.catalogue import Catalogue
+from genrec.data.dataset import load_dataset
+from genrec.data.toy import make_toy
+from genrec.identifiers.quantise import identification_digits
+from genrec.identifiers.rqvae import RQVAESettings
+from genrec.identifiers.rqvae_training import fit_rqvae
+from genrec.runtime.errors import UserError
 
 N = 120
 SMALL = {
@@ -188,10 +188,10 @@ def test_codebooks_are_fitted_on_training_alone_and_new_items_change_no_seen_one
     flags = {"fit_on": "train", "distinct": distinct, "codebooks": (8, 8, 32)}
     codes = codes_in(build(tmp_path, **flags))
     seen = seen.sort().values
-    settings = Settings(
+    settings = RQVAESettings(
         codebooks=(8, 8, 32), hidden=(24, 16), latent=6, warmup_epochs=1, epochs=5, batch_size=16, distinct=distinct
     )
-    model = fit(found[seen], settings).model
+    model = fit_rqvae(found[seen], settings).model
     assert torch.equal(codes[seen], model.resolve(found[seen], model.codes(found[seen])))
     new = torch.tensor([item for item in range(N) if item not in set(seen.tolist())])
     assert torch.equal(codes[new, :2], model.codes(found[new])[:, :2]), "new items get the nearest of these codes"
@@ -211,11 +211,11 @@ def test_a_digit_tells_apart_the_items_of_the_same_nearest_codes(tmp_path, capsy
     flags = {"codebooks": (6, 6), "distinct": "digit", "epochs": 6, "eval_epochs": 1}
     index = build(tmp_path, **flags)
     old = np.load(tmp_path / "vectors.npy")
-    settings = Settings(
+    settings = RQVAESettings(
         codebooks=(6, 6), hidden=(24, 16), latent=6, warmup_epochs=1, epochs=6, eval_epochs=1, batch_size=16,
         distinct="digit",
     )  # fmt: skip
-    fitted = fit(torch.from_numpy(old), settings)
+    fitted = fit_rqvae(torch.from_numpy(old), settings)
     assert fitted.best == min(fitted.looks, key=lambda look: look.resolved_error), "no collision is left to avoid"
     codes = codes_in(index)
     assert torch.equal(codes[:, :2], fitted.model.codes(torch.from_numpy(old))), "nobody got another code"

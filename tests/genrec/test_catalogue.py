@@ -8,9 +8,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from genrec.catalogue import Catalogue, find_index, read_stop_list
-from genrec.dataset import load_dataset
-from genrec.errors import UserError
+from genrec.data.catalogue import Catalogue, find_index, read_stop_list
+from genrec.data.dataset import load_dataset
+from genrec.runtime.errors import UserError
 
 INDEX = {"3": ["<a_10>", "<b_1>"], "0": ["<a_2>", "<b_1>"], "10": ["<a_10>", "<b_1>"], "1": ["<a_2>", "<b_0>"]}
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from genrec.artefacts import write_facts
-from genrec.errors import UserError
-from genrec.files import atomic_path
-from genrec.text import read_bytes
+from genrec.runtime.artefacts import write_facts
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path
+from genrec.runtime.text import read_bytes
 
 STAGE = '''
 import json
 from pathlib import Path
 
-from genrec.cli import run
-from genrec.errors import UserError
+from genrec.runtime.cli import run
+from genrec.runtime.errors import UserError
 
 
 def main(
@@ -164,7 +164,7 @@ def test_a_users_mistake_inside_is_one_line_too(stage):
 GROUP = """
 import sys
 from torch import distributed
-from genrec.cli import errors_in_one_line
+from genrec.runtime.cli import errors_in_one_line
 with errors_in_one_line():
     distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
 print(distributed.is_initialized())
@@ -182,8 +182,8 @@ def test_a_stage_leaves_its_process_group(tmp_path):
 ENDS = """
 import os, signal, sys
 from pathlib import Path
-from genrec.cli import errors_in_one_line
-from genrec.files import atomic_path
+from genrec.runtime.cli import errors_in_one_line
+from genrec.runtime.files import atomic_path
 with errors_in_one_line(), atomic_path(Path("result")) as partial:
     partial.write_text("half")
     {}
@@ -217,7 +217,7 @@ def test_whatever_ends_a_stage_is_one_line_and_the_log_has_the_rest(tmp_path, st
 
 
 def test_a_bar_is_not_drawn_after_the_line_that_ends_a_stage(tmp_path):
-    code = "from genrec.cli import errors_in_one_line\nfrom genrec.progress import progress_bar\n"
+    code = "from genrec.runtime.cli import errors_in_one_line\nfrom genrec.runtime.progress import progress_bar\n"
     code += "with errors_in_one_line():\n    bar = progress_bar(2, 'work', 'step'); bar.update(1); 1 / 0\n"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "code"), "LOG_DIR": str(tmp_path)}, text=True,

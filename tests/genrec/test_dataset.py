@@ -7,10 +7,10 @@ import torch
 
 from beamsd import Trie
 from conftest import BEAUTY
-from genrec.catalogue import Catalogue, find_index
-from genrec.dataset import Dataset, Sample, load_dataset, take
-from genrec.errors import UserError
-from genrec.splits import Splits, load_splits
+from genrec.data.catalogue import Catalogue, find_index
+from genrec.data.dataset import Dataset, Sample, load_dataset, take
+from genrec.data.splits import Splits, load_splits
+from genrec.runtime.errors import UserError
 
 TRAIN = {7: [1, 2, 3], 2: [4], 5: list(range(30))}
 VALID = {7: [4, 5], 2: [6, 6], 5: []}

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from atspeed.tools.inspect_data import main
 from beamsd import Trie
-from conftest import BEAUTY, ROOT
-from genrec import description
-from genrec.catalogue import Catalogue, find_index
-from genrec.dataset import Dataset, load_dataset
-from genrec.errors import UserError
-from genrec.page import make_page
-from genrec.split_report import count_splits
-from genrec.splits import SPLITS, Splits
-from genrec.toy import make_toy
-from inspect_data import main
+from conftest import BEAUTY
+from genrec.data.catalogue import Catalogue, find_index
+from genrec.data.dataset import Dataset, load_dataset
+from genrec.data.split_report import count_splits
+from genrec.data.splits import SPLITS, Splits
+from genrec.data.toy import make_toy
+from genrec.reports import description
+from genrec.reports.page import make_page
+from genrec.runtime.errors import UserError
 
 TRAIN, VALID, TEST = {0: [0, 1, 0], 1: [1], 2: [1, 2]}, {0: [3, 3], 1: [], 2: [0]}, {1: [4, 3], 2: [4, 1, 2]}
 IDENTIFIERS = {0: "ax", 1: "ax", 2: "ay", 3: "bx", 4: "cz", 5: "cz", 6: "cz"}
@@ -161,7 +161,7 @@ class Page(HTMLParser):
 def test_the_command_writes_one_page_that_fetches_nothing(world, tmp_path):
     folder, toy, _ = world
     done = subprocess.run(
-        [sys.executable, ROOT / "code/inspect_data.py", "toy"], cwd=tmp_path, text=True, capture_output=True,
+        [sys.executable, "-m", "atspeed.tools.inspect_data", "toy"], cwd=tmp_path, text=True, capture_output=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from conftest import save_encoder
-from genrec import embeddings as module
-from genrec.embeddings import Encoder, write_embeddings
-from genrec.errors import UserError
-from genrec.item_texts import item_names, read_texts
-from genrec.vectors import load_embeddings
+from genrec.identifiers import embeddings as module
+from genrec.identifiers.embeddings import Encoder, write_embeddings
+from genrec.identifiers.item_texts import item_names, read_texts
+from genrec.identifiers.vectors import load_embeddings
+from genrec.runtime.errors import UserError
 
 NAMES = ["B001", "B002", "B003"]
 FULL = "Title: Rose & Co. Soap\nBrand: Rose\nCategories: Beauty, Soaps\nDescription: It is mild."

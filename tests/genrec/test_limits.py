@@ -9,11 +9,12 @@ import typing
 import pytest
 
 from conftest import ROOT
-from genrec.errors import UserError
-from genrec.limits import RANGES
+from genrec.runtime.errors import UserError
+from genrec.runtime.limits import RANGES
 
 UNBOUNDED = {"min_rating", "threshold", "thresholds"}
 PROGRAMS = [path.stem for path in sorted((ROOT / "code").glob("*.py"))]
+PROGRAMS += [f"atspeed.tools.{path.stem}" for path in sorted((ROOT / "code/atspeed/tools").glob("[!_]*.py"))]
 
 
 def numbers(hints):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from genrec.metrics import ndcg, recall
+from genrec.evaluation.metrics import ndcg, recall
 
 SECOND, THIRD = 1 / math.log2(3), 1 / 2  # the gain of a hit at rank 2 and 3; at rank 1 it is 1
 

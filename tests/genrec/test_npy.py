@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genrec.errors import UserError
-from genrec.npy import read_npy_dict
+from genrec.data.npy import read_npy_dict
+from genrec.runtime.errors import UserError
 
 DATA = {0: [3, 1], 7: [np.int64(2), np.int32(5)], np.int16(9): [], 2: np.array([4, 6]), "key": ["a"]}
 READ = {0: [3, 1], 7: [2, 5], 9: [], 2: [4, 6], "key": ["a"]}

@@ -1,7 +1,6 @@
 """From raw files to splits: every format, against a naive pandas version; what is broken; Beauty as it was released."""
 
 import gzip
-import importlib.util
 import io
 import json
 import random
@@ -18,17 +17,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import BEAUTY, ROOT, STAGES, save_encoder, script, succeed
-from genrec import text
-from genrec.cli import run
-from genrec.dataset import load_dataset
-from genrec.errors import UserError
-from genrec.files import file_sha256
-from genrec.process import cut_times
-from genrec.raw import inspect
-from genrec.records import read_records
-from genrec.split_report import count_splits
-from genrec.splits import SPLITS, load_splits
+from atspeed.tools import process_data
+from conftest import BEAUTY, STAGES, save_encoder, script, succeed
+from genrec.data.dataset import load_dataset
+from genrec.data.split_report import count_splits
+from genrec.data.splits import SPLITS, load_splits
+from genrec.raw.process import cut_times
+from genrec.raw.raw_files import inspect
+from genrec.raw.records import read_records
+from genrec.runtime import text
+from genrec.runtime.cli import run
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import file_sha256
 
 DAY = 86_400
 OUT = "out"
@@ -129,23 +129,13 @@ FORMATS = {  # file name -> how it is written, and the flags that it takes
 }  # fmt: skip
 
 
-def load_stage():
-    spec = importlib.util.spec_from_file_location("process_data", ROOT / "code/process_data.py")
-    stage = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stage)
-    return stage
-
-
-STAGE = load_stage()
-
-
 def process(folder, source, *flags):
     """Run the stage as from the command line, but in this process; returns what it printed and its exit code."""
     code, argv, said = 0, sys.argv, io.StringIO()
     sys.argv = ["process_data.py", "--input", str(source), "--output", str(folder), *flags]
     try:
         with redirect_stdout(said), redirect_stderr(said):
-            run(STAGE.main)
+            run(process_data.main)
     except SystemExit as error:
         code = error.code
     finally:
@@ -418,7 +408,7 @@ def test_an_interruption_leaves_nothing_and_the_next_run_what_an_unbroken_one_do
     """What kill -9 leaves, half a folder under a name of its own, is removed by the run that comes after."""
     source = tmp_path / "raw.csv"
     ratings(*((300_000, 9_000, 5_000) if by == signal.SIGINT else (60_000, 2_000, 1_000))).to_csv(source, index=False)
-    command = [sys.executable, ROOT / "code/process_data.py", "--input", source, "--output", tmp_path / OUT]
+    command = [sys.executable, "-m", "atspeed.tools.process_data", "--input", source, "--output", tmp_path / OUT]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell runs in the background ignores it
     stage = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heard)
     while not list(tmp_path.glob(".out.partial-*/work")):
@@ -520,7 +510,7 @@ def test_two_commands_lead_from_raw_data_to_a_data_set(tmp_path, name):
     assert data.splits.items() <= data.catalogue.identifiers.keys()
     assert data.catalogue.levels == 4
     if name == "reviews_2014_5.json.gz":
-        command = [sys.executable, ROOT / "code/init_model.py", "--output", tmp_path / "base", "--layers", "2"]
+        command = [sys.executable, "-m", "atspeed.tools.init_model", "--output", tmp_path / "base", "--layers", "2"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         said = [succeed(stage, tmp_path, *(["--full"] if stage == STAGES[0] else []), **variables) for stage in STAGES]
         assert "lists identical for all methods; 0 differ" in said[STAGES.index("inference")]

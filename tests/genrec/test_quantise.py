@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from genrec.quantise import collision_rate, distances, kmeans, nearest, resolve, shared, sinkhorn
+from genrec.identifiers.quantise import collision_rate, distances, kmeans, nearest, resolve, shared, sinkhorn
 
 
 def random(*shape, seed=0):

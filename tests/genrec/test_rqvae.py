@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from conftest import vectors
-from genrec.errors import UserError
-from genrec.quantise import shared
-from genrec.rqvae import RQVAE, Settings, load_model, save_model
-from genrec.rqvae_training import Training, fit
+from genrec.identifiers.quantise import shared
+from genrec.identifiers.rqvae import RQVAE, RQVAESettings, load_rqvae, save_rqvae
+from genrec.identifiers.rqvae_training import Training, fit_rqvae
+from genrec.runtime.errors import UserError
 
-SMALL = Settings(
+SMALL = RQVAESettings(
     codebooks=(8, 12, 64), hidden=(24, 16), latent=6, epochs=4, batch_size=32, eval_epochs=2, learning_rate=5e-3
 )
 
@@ -78,11 +78,11 @@ def test_a_fit_is_the_same_for_the_same_seed_and_reads_only_its_rows(method):
     embeddings, settings = vectors(), replace(SMALL, method=method)
     state = torch.random.get_rng_state()
     rows = torch.arange(0, 300, 2)
-    one, other = fit(embeddings, settings, rows=rows), fit(embeddings, replace(settings, seed=1), rows=rows)
+    one, other = fit_rqvae(embeddings, settings, rows=rows), fit_rqvae(embeddings, replace(settings, seed=1), rows=rows)
     assert torch.equal(state, torch.random.get_rng_state()), "nobody else's random numbers are touched"
     changed = embeddings.clone()
     changed[1::2] = torch.nan
-    again = fit(changed, settings, rows=rows)
+    again = fit_rqvae(changed, settings, rows=rows)
     for name, weight in one.model.state_dict().items():
         assert torch.equal(weight, again.model.state_dict()[name])
     codes = one.model.codes(embeddings)
@@ -94,7 +94,7 @@ def test_a_fit_is_the_same_for_the_same_seed_and_reads_only_its_rows(method):
 
 def test_fitted_codes_tell_groups_apart_and_resolution_tells_items_apart():
     embeddings = vectors()
-    result = fit(embeddings, replace(SMALL, epochs=12, eval_epochs=6))
+    result = fit_rqvae(embeddings, replace(SMALL, epochs=12, eval_epochs=6))
     codes = result.model.codes(embeddings)
     resolved = result.model.resolve(embeddings, codes)
     assert shared(codes)[-10:].all(), "equal vectors, equal codes"
@@ -110,7 +110,7 @@ def test_fitted_codes_tell_groups_apart_and_resolution_tells_items_apart():
 
 def test_new_items_get_free_codes_and_old_ones_are_not_asked():
     embeddings = vectors()
-    model = fit(embeddings[:290], SMALL).model
+    model = fit_rqvae(embeddings[:290], SMALL).model
     old = model.resolve(embeddings[:290], model.codes(embeddings[:290]))
     codes = model.codes(embeddings[290:])
     found = model.resolve(embeddings[290:], codes, old)
@@ -132,13 +132,13 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, 
             raise Interrupted
         return whole(self, *arguments)
 
-    expected = fit(embeddings, settings)
+    expected = fit_rqvae(embeddings, settings)
     monkeypatch.setattr(Training, "run_epoch", run_epoch)
     with pytest.raises(Interrupted):
-        fit(embeddings, settings, work=tmp_path)
+        fit_rqvae(embeddings, settings, work=tmp_path)
     with pytest.raises(UserError, match=r"checkpoint.safetensors: was made with other settings"):
-        fit(embeddings, replace(settings, seed=1), work=tmp_path)
-    found = fit(embeddings, settings, work=tmp_path)
+        fit_rqvae(embeddings, replace(settings, seed=1), work=tmp_path)
+    found = fit_rqvae(embeddings, settings, work=tmp_path)
     assert len(epochs) == 6 + 2, "it went on after the second epoch"
     assert found.looks == expected.looks
     for name, weight in expected.model.state_dict().items():
@@ -147,18 +147,18 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, 
 
 def test_a_saved_model_is_the_same_model(tmp_path):
     embeddings, path = vectors(), tmp_path / "model.safetensors"
-    model = fit(embeddings, SMALL).model
-    save_model(model, path)
-    again = load_model(path)
+    model = fit_rqvae(embeddings, SMALL).model
+    save_rqvae(model, path)
+    again = load_rqvae(path)
     assert again.settings == SMALL
     assert torch.equal(again.codes(embeddings), model.codes(embeddings))
     model.codebooks[0].data[0, 0] = float("nan")
-    save_model(model, path)
+    save_rqvae(model, path)
     with pytest.raises(UserError, match=r"model.safetensors: its weights codebooks.* are not all numbers"):
-        load_model(path)
+        load_rqvae(path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match=r"model.safetensors: damaged or not ours"):
-        load_model(path)
+        load_rqvae(path)
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_a_saved_model_is_the_same_model(tmp_path):
 )
 def test_settings_out_of_range_are_named(change, message):
     with pytest.raises(UserError, match=message):
-        fit(vectors(), replace(SMALL, **change))
+        fit_rqvae(vectors(), replace(SMALL, **change))

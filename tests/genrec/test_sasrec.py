@@ -2,8 +2,8 @@
 
 import torch
 
-from genrec.dataset import Sample
-from genrec.sasrec import NOTHING, Recipe, SASRec, train_sasrec, windows
+from genrec.data.dataset import Sample
+from genrec.evaluation.sasrec import NOTHING, Recipe, SASRec, train_sasrec, windows
 
 ITEMS = range(100, 130)  # numbers that are not rows
 QUICK = Recipe(hidden_size=16, layers=1, dropout=0.0, batch_size=8, learning_rate=3e-2, epochs=15)

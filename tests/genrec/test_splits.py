@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from genrec.errors import UserError
-from genrec.splits import Splits, load_splits
+from genrec.data.splits import Splits, load_splits
+from genrec.runtime.errors import UserError
 
 TRAIN, VALID, TEST = {0: [4, 2, 3], 1: [0, 1], 2: [5]}, {0: [1], 1: [], 2: [0, 0]}, {0: [], 1: [2, 2, 3], 2: []}
 DICTS = dict(zip(("training_dict.npy", "validation_dict.npy", "testing_dict.npy"), (TRAIN, VALID, TEST), strict=True))

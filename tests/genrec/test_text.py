@@ -7,15 +7,15 @@ import shutil
 import pytest
 
 from conftest import ROOT
-from genrec import text
-from genrec.catalogue import Catalogue, read_stop_list
-from genrec.errors import UserError
-from genrec.item_texts import read_texts
-from genrec.raw import inspect
-from genrec.records import read_records
-from genrec.splits import load_splits
-from genrec.text import read_blocks, read_bytes, read_json, read_lines, read_text
-from specgr.config import load_config
+from genrec.data.catalogue import Catalogue, read_stop_list
+from genrec.data.splits import load_splits
+from genrec.identifiers.item_texts import read_texts
+from genrec.raw.raw_files import inspect
+from genrec.raw.records import read_records
+from genrec.runtime import text
+from genrec.runtime.errors import UserError
+from genrec.runtime.text import read_blocks, read_bytes, read_json, read_lines, read_text
+from specgr.configuration.config import load_config
 
 TOY = ROOT / "data/toy"
 CONFIG = ROOT / "code/specgr/configs/toy.yaml"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from genrec.dataset import load_dataset
-from genrec.errors import UserError
-from genrec.splits import SPLITS
-from genrec.toy import FAVOURITES, make_toy
+from genrec.data.dataset import load_dataset
+from genrec.data.splits import SPLITS
+from genrec.data.toy import FAVOURITES, make_toy
+from genrec.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def toy():
 
 def test_the_command_writes_the_shipped_files_byte_for_byte(tmp_path, toy):
     made = tmp_path / "toy"
-    subprocess.run([sys.executable, ROOT / "code/make_toy.py", "--output", made, "--seed", "0"], check=True)
+    subprocess.run([sys.executable, "-m", "atspeed.tools.make_toy", "--output", made, "--seed", "0"], check=True)
     shipped = {path.name: path.read_bytes() for path in (ROOT / "data/toy").iterdir()}
     assert {path.name: path.read_bytes() for path in made.iterdir()} == shipped
     in_memory = make_toy()

@@ -1,6 +1,6 @@
 import pytest
 
-from genrec.toy import make_toy
+from genrec.data.toy import make_toy
 from tiny_tiger import random_codes, random_tiger
 from tiny_world import CONFIG, run
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from specgr.beams import Beams, Prefixes
+from specgr.decoding.prefixes import Prefixes, TigerBeams
 
 
 def test_prefixes_advance_as_the_trie_does(codes):
@@ -27,9 +27,9 @@ def test_below_a_prefix_are_the_items_that_begin_with_it(codes):
 @pytest.mark.parametrize("width", [1, 4, 30, 10_000])
 def test_beams_grow_by_the_best_of_all_continuations(codes, width):
     prefixes = Prefixes.of(codes)
-    beams = Beams.start(3, torch.device("cpu"))
+    beams = TigerBeams.start(3, torch.device("cpu"))
     for parents in (1, min(7, width)):
-        beams = Beams(*(getattr(beams, name)[:, :parents] for name in ("tokens", "states", "log_probs", "path")))
+        beams = TigerBeams(*(getattr(beams, name)[:, :parents] for name in ("tokens", "states", "log_probs", "path")))
         log_probs = torch.randn(3, beams.states.shape[1], codes.vocabulary_size)
         total = log_probs + beams.log_probs.sum(-1, keepdim=True)
         grown = beams.advance(log_probs, width, prefixes)
@@ -37,4 +37,4 @@ def test_beams_grow_by_the_best_of_all_continuations(codes, width):
         indices = best.indices[:, :width]
         assert torch.equal(grown.tokens[..., -1], indices % codes.vocabulary_size)
         torch.testing.assert_close(grown.log_probs.sum(-1), best.values[:, :width])
-        beams = Beams(grown.tokens, grown.states, grown.log_probs, grown.tokens)  # no decoder has read them
+        beams = TigerBeams(grown.tokens, grown.states, grown.log_probs, grown.tokens)  # no decoder has read them

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from genrec.errors import UserError
+from genrec.runtime.errors import UserError
 from specgr import run
-from specgr.config import Config, Validation, load_config, read_arguments
+from specgr.configuration.config import Config, Validation, load_config, read_arguments
 from specgr.train import Flags
 
 SHIPPED = sorted((ROOT / "code/specgr/configs").glob("*.yaml"))

@@ -7,13 +7,13 @@ from functools import cache
 import pytest
 import torch
 
-from specgr import tree
-from specgr.beams import Prefixes
-from specgr.decoding import UNVERIFIED, SpecGR, SpecGRSettings
-from specgr.drafters import EncoderDrafter, item_embeddings
-from specgr.neighbours import NeighbourDrafter
-from specgr.tokens import NOTHING
-from specgr.verify import TigerVerifier
+from specgr.data.codes import NOTHING
+from specgr.decoding.item_drafters import EncoderDrafter, item_embeddings
+from specgr.decoding.neighbours import NeighbourDrafter
+from specgr.decoding.prefixes import Prefixes
+from specgr.decoding.specgr_search import UNVERIFIED, SpecGR, SpecGRSettings
+from specgr.decoding.verifier import TigerVerifier
+from specgr.networks import t5_tree as tree
 from tiny_tiger import random_codes, random_histories, random_tiger
 
 N_ITEMS, BATCH = 60, 6

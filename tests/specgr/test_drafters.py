@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from specgr.drafters import Drafted, EncoderDrafter, item_embeddings
-from specgr.neighbours import NeighbourDrafter, code_vectors
-from specgr.tokens import NOTHING, Codes
-from specgr.verify import TigerVerifier
+from specgr.data.codes import NOTHING, Codes
+from specgr.decoding.item_drafters import Drafted, EncoderDrafter, item_embeddings
+from specgr.decoding.neighbours import NeighbourDrafter, code_vectors
+from specgr.decoding.verifier import TigerVerifier
 from tiny_tiger import random_histories
 
 

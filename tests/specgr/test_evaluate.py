@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from genrec.dataset import Sample
-from specgr.evaluate import batches_of, evaluate
-from specgr.lists import Lists
-from specgr.tokens import NOTHING
+from genrec.data.dataset import Sample
+from specgr.data.codes import NOTHING
+from specgr.decoding.ranked_lists import RankedLists
+from specgr.evaluation.evaluation import batches_of, evaluate
 
 
 class LastPlusOne:
@@ -19,7 +19,7 @@ class LastPlusOne:
         last = histories.gather(1, (histories != NOTHING).sum(-1, keepdim=True) - 1)
         items = (last + 1 + torch.arange(k)).where(torch.arange(k) < 4, NOTHING)
         two = torch.full((len(histories),), 2)
-        return Lists(items, -items.float(), *([two, 4 * two, 2 * two] if self.speculative else []))
+        return RankedLists(items, -items.float(), *([two, 4 * two, 2 * two] if self.speculative else []))
 
 
 SEEN = torch.arange(12) < 6

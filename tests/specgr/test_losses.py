@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from conftest import ROOT
-from specgr.losses import first_row, gather, generation_loss, info_nce, item_cross_entropy
+from specgr.training.contrastive import first_row, gather, generation_loss, info_nce, item_cross_entropy
 
 
 def batch(size=6, width=5):
@@ -62,7 +62,7 @@ def layer():
 WORKER = """
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from genrec.cli import leave_process_group
+from genrec.runtime.cli import leave_process_group
 from test_losses import layer, loss_of
 torch.distributed.init_process_group("gloo")
 rank, embed = torch.distributed.get_rank(), layer()

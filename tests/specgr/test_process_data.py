@@ -1,6 +1,7 @@
 """Files of the schema of Amazon Reviews 2023 become numbered samples."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,13 +9,14 @@ import torch
 from datasets import Dataset
 
 from conftest import ROOT, save_encoder, script, succeed
-from genrec.catalogue import Catalogue
-from genrec.errors import UserError
-from genrec.quantise import identification_digits
-from genrec.rqvae import load_model
-from genrec.text import read_json
-from specgr.config import load_config
-from specgr.data import load_data, load_embeddings
+from genrec.data.catalogue import Catalogue
+from genrec.identifiers.quantise import identification_digits
+from genrec.identifiers.rqvae import load_rqvae
+from genrec.identifiers.vectors import load_embeddings
+from genrec.runtime.errors import UserError
+from genrec.runtime.text import read_json
+from specgr.configuration.config import load_config
+from specgr.data.examples import load_data
 from specgr.process_data import main, save
 
 TRAIN = [("u1", "B2", 100, ""), ("u1", "B1", 300, "B2"), ("u2", "B3", 200, ""), ("u2", "B2", 400, "B3")]
@@ -74,7 +76,7 @@ def test_with_an_encoder_the_script_leaves_all_that_training_reads(source, tmp_p
     folder = tmp_path / "data/Games/Games.rq-vae"
     here = {"data_path": str(tmp_path / "data"), "dataset": "Games"}
     config = load_config(ROOT / "code/specgr/configs/games.yaml", here)
-    vectors, model = load_embeddings(config.embeddings, 6), load_model(folder / "model.safetensors")
+    vectors, model = load_embeddings(Path(config.embeddings), 6), load_rqvae(folder / "model.safetensors")
     semantic = model.codes(vectors)
     digits = identification_digits(semantic)
     assert digits.max() > 0, "items without text are alike"

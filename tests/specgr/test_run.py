@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT, script
-from genrec.errors import UserError
-from genrec.toy import make_toy
+from genrec.data.toy import make_toy
+from genrec.runtime.errors import UserError
 from specgr import run, sweep
-from specgr.config import Config, read_arguments
-from specgr.data import Examples
-from specgr.drafters import item_embeddings
-from specgr.methods import make
-from specgr.names import AUX, NEEDS, PLUS, SPECGR_NEIGHBOURS
-from specgr.stages import STAGES, load_items, load_tiger, train
+from specgr.configuration.config import Config, read_arguments
+from specgr.configuration.names import AUX, NEEDS, PLUS, SPECGR_NEIGHBOURS
+from specgr.data.examples import Examples
+from specgr.decoding.item_drafters import item_embeddings
+from specgr.evaluation.recommenders import make
 from specgr.train import open_bench
+from specgr.training.stages import STAGES, load_items, load_tiger, train
 from tiny_world import CONFIG, flags
 from tiny_world import run as run_training
 
@@ -151,7 +151,7 @@ def test_the_scripts_take_the_variables_of_all_scripts_and_a_flag_wins(world, tm
 
 
 def test_every_key_of_the_configuration_is_read():
-    sources = "".join(path.read_text() for path in (ROOT / "code/specgr").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "code/specgr").rglob("*.py"))
     keys = [one.name for one in fields(Config)]
     assert [key for key in keys if f"config.{key}" not in sources and key not in SECTIONS] == []
 

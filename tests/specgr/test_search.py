@@ -1,9 +1,9 @@
 import torch
 
-from specgr.beams import Prefixes
-from specgr.search import BeamSearch
-from specgr.tokens import NOTHING
-from specgr.verify import TigerVerifier
+from specgr.data.codes import NOTHING
+from specgr.decoding.prefixes import Prefixes
+from specgr.decoding.tiger_search import BeamSearch
+from specgr.decoding.verifier import TigerVerifier
 from tiny_tiger import random_histories
 
 

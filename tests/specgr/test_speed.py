@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from genrec.errors import UserError
+from genrec.runtime.errors import UserError
 from specgr import speed
-from specgr.config import read_arguments
-from specgr.lists import Lists
+from specgr.configuration.config import read_arguments
+from specgr.decoding.ranked_lists import RankedLists
 from tiny_world import flags
 
 SMALL = ("--max_eval_steps", "6", "--repetitions", "2", "--k", "10")
@@ -44,7 +44,7 @@ class Answers:
         items, scores = histories + torch.arange(k), -torch.arange(k, dtype=torch.float).repeat(len(histories), 1)
         if len(histories) > 1:
             items, scores = self.change(histories, items.clone(), scores)
-        return Lists(items, scores)
+        return RankedLists(items, scores)
 
 
 def swapped(histories, items, scores):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from genrec.errors import UserError
-from specgr.tiger import Tiger
-from specgr.tokens import NOTHING, PAD
-from specgr.tree import Cache, read
+from genrec.runtime.errors import UserError
+from specgr.data.codes import NOTHING, PAD
+from specgr.networks.t5_tree import Cache, read
+from specgr.networks.tiger import Tiger
 
 
 @pytest.fixture

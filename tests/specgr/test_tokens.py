@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from genrec.catalogue import Catalogue
-from genrec.errors import UserError
-from specgr.tokens import PAD, Codes
+from genrec.data.catalogue import Catalogue
+from genrec.runtime.errors import UserError
+from specgr.data.codes import PAD, Codes
 
 SEMANTIC = torch.tensor([[0, 1], [2, 0], [0, 1], [0, 0], [0, 1]])
 

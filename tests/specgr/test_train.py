@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT
-from genrec.errors import UserError
-from specgr.config import Plan
-from specgr.data import Examples
-from specgr.objectives import TigerObjective
-from specgr.stages import STAGES
-from specgr.training import batch_rows, fit, learning_rate, new_accelerator
+from genrec.runtime.errors import UserError
+from specgr.configuration.config import TrainingPlan
+from specgr.data.examples import Examples
+from specgr.training.fitting import batch_rows, fit_weights, learning_rate, new_accelerator
+from specgr.training.loss_modules import TigerLoss
+from specgr.training.stages import STAGES
 from tiny_world import flags, run
 
 
@@ -74,8 +74,8 @@ def test_the_weights_of_the_start_are_kept_if_none_is_better(codes, tiger, tmp_p
         trained.append(tiger.t5.shared.weight.detach().clone())
         return next(scores)
 
-    plan = Plan(steps=2, batch_size=2, eval_steps=1)
-    state = fit(TigerObjective(tiger, codes, examples), plan, 0, tmp_path, new_accelerator(), validate)
+    plan = TrainingPlan(steps=2, batch_size=2, eval_steps=1)
+    state = fit_weights(TigerLoss(tiger, codes, examples), plan, 0, tmp_path, new_accelerator(), validate)
     assert (state.best, state.best_step) == (0.3, 0)
     assert not torch.equal(trained[0], trained[2]), "it did train"
     for name, weight in tiger.state_dict().items():
@@ -147,6 +147,6 @@ def test_an_epoch_has_every_row_and_its_last_batch_is_full():
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():
-    plan = Plan(steps=10, learning_rate=1.0, warmup_steps=2)
+    plan = TrainingPlan(steps=10, learning_rate=1.0, warmup_steps=2)
     assert [round(learning_rate(plan, step, 10), 3) for step in (0, 1, 2, 6, 9)] == [0.5, 1.0, 1.0, 0.5, 0.038]
-    assert learning_rate(Plan(steps=10, learning_rate=1.0, cosine=False), 9, 10) == 1.0
+    assert learning_rate(TrainingPlan(steps=10, learning_rate=1.0, cosine=False), 9, 10) == 1.0

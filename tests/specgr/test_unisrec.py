@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from genrec.errors import UserError
-from specgr.drafters import Drafted
-from specgr.tokens import NOTHING
-from specgr.unisrec import Adaptor, Histories, UniSRec, UniSRecDrafter, UniSRecSettings
+from genrec.runtime.errors import UserError
+from specgr.data.codes import NOTHING
+from specgr.decoding.item_drafters import Drafted, Histories, UniSRecDrafter
+from specgr.networks.unisrec import Adaptor, UniSRec, UniSRecSettings
 
 
 @pytest.fixture

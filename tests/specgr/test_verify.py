@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from specgr.beams import Beams, Prefixes
-from specgr.verify import TigerVerifier, verification_score
+from specgr.decoding.prefixes import Prefixes, TigerBeams
+from specgr.decoding.verifier import TigerVerifier, verification_score
 from tiny_tiger import random_histories
 
 
@@ -36,7 +36,7 @@ def test_v_of_a_batch_is_that_of_a_naive_loop_at_every_depth_of_the_beams(codes,
         Prefixes.of(codes),
     )
     seen = torch.rand(len(codes.codes)) < 0.5
-    decoder, beams = verifier.decoder(verifier.encode(histories)), Beams.start(3, torch.device("cpu"))
+    decoder, beams = verifier.decoder(verifier.encode(histories)), TigerBeams.start(3, torch.device("cpu"))
     drafted, owner = torch.randint(len(codes.codes), (3, 5)), torch.zeros(3, 5, dtype=torch.long)
     for level in range(depth):
         rest = prefixes.tokens[drafted][..., level:]

@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 
-from genrec.cli import leave_process_group
-from specgr import train, training
-from specgr.config import read_arguments
+from genrec.runtime.cli import leave_process_group
+from specgr import train
+from specgr.configuration.config import read_arguments
+from specgr.training import fitting as training
 
 
 def main() -> None:

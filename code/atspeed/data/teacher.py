@@ -1,0 +1,147 @@
+"""Teacher data: the target's own top-K beams for every prompt, and its log-probabilities along them.
+
+A beam's position is compared at the trie's legal children only, so only they are stored, once for every distinct
+prefix of a prompt's beams: normalised over the full vocabulary, in float16. docs/teacher-data.md has the format.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from atspeed.data.shards import claim_shard, clear_claims, save_shard, shard_path
+from atspeed.data.teacher_data import FORMAT, Manifest, TeacherPlan
+from atspeed.prompts import EncodedSamples, left_pad
+from atspeed.tree_logits import tree_logits
+from beamsd import Prefix, Settings, Trie, rounds
+from beamsd.search.beams import Beams
+from beamsd.search.constraints import TrieContinuations
+from beamsd.search.scoring import likelihood
+from beamsd.search.verification import Strict
+
+
+@torch.inference_mode()
+def teach(
+    model: PreTrainedModel,
+    trie: Trie,
+    prompts: Sequence[Sequence[int]],
+    plan: TeacherPlan,
+    prefix: Prefix | None = None,
+) -> dict[str, Tensor]:
+    """One micro-batch of teacher data, on the CPU. prefix: what all prompts begin with.
+
+    beams (B, K, L): token ids; scores (B, K) float32, -inf where the trie holds fewer than K; log_probs (flat,
+    float16): prompt by prompt and prefix by prefix, those of the trie's children, in its order; counts (B,) long: how
+    many are a prompt's; starts (B, K, L): where among them the children of the prefix before each token begin.
+    """
+    ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts))
+    heard: list[tuple[Tensor, Tensor]] = []
+
+    def listen(beams: Beams, options: TrieContinuations) -> tuple[Tensor, Tensor]:
+        heard.append((beams.states, options.log_probs))
+        return likelihood(beams, options)
+
+    search = replace(
+        Settings(width=plan.beam_size, trie=trie).plan(model, None, ids, mask), verification=Strict(listen)
+    )
+    for last in rounds(model, ids, mask, search, prefix=prefix):
+        beams = last.beams
+    real, cells = beams.scores.isfinite(), beams.ranks.clamp(min=0)
+    states = torch.stack([before for before, _ in heard], -1).gather(1, cells)  # (B, K, L), before each token
+    states = states.masked_fill(~real[..., None], trie.dead)
+    # Beams of one prompt that share a prefix share what follows: keep one of each.
+    row, level = (torch.arange(n, device=ids.device) for n in (len(ids), states.shape[-1]))
+    row = row[:, None, None]
+    keys, inverse = (row * (trie.dead + 1) + states).unique(return_inverse=True)
+    cells = (row * len(level) + level) * plan.beam_size + cells
+    keeper = torch.empty_like(keys).scatter_(0, inverse.flatten(), cells.flatten())
+    owner, children = keys // (trie.dead + 1), trie.children(keys % (trie.dead + 1))
+    legal = children != trie.dead
+    log_probs = torch.stack([log_probs for _, log_probs in heard], 1).flatten(0, 2)[keeper][legal]
+    sizes = legal.sum(-1)
+    counts = torch.zeros_like(ids[:, 0]).index_add_(0, owner, sizes)
+    starts = sizes.cumsum(0) - sizes - (counts.cumsum(0) - counts)[owner]
+    taught = {
+        "beams": _narrow(beams.sequences.where(real[..., None], 0), model.config.vocab_size),
+        "scores": beams.scores,
+        "log_probs": log_probs.half(),
+        "counts": counts,
+        "starts": _narrow(starts[inverse], plan.beam_size * len(level) * trie.fanout),
+    }
+    return {name: tensor.cpu() for name, tensor in taught.items()}
+
+
+def _narrow(tensor: Tensor, most: int) -> Tensor:
+    return tensor.to(torch.int16 if most < 2**15 else torch.int32)
+
+
+@torch.inference_mode()
+def true_item(model: PreTrainedModel, prompts: Sequence[Sequence[int]], items: Tensor) -> Tensor:
+    """The target's log-probabilities (B, L, V) float16 of the vocabulary, before each token of the true item (B, L)."""
+    ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts))
+    logits = tree_logits(model, ids, mask, items.to(model.device)).for_item()
+    return logits.float().log_softmax(-1).half().cpu()
+
+
+def teach_shard(
+    model: PreTrainedModel, trie: Trie, encoded: EncodedSamples, plan: TeacherPlan, batch_size: int
+) -> dict[str, Tensor]:
+    """What `teach` says of all these prompts, as a shard holds it: offsets (n,) long, where in log_probs each prompt
+    begins, in place of counts; with `full_vocabulary` item_logits (n, L, V), see `true_item`."""
+    lengths = [len(prompt) for prompt in encoded.prompts]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # little padding; the most memory first
+    prefix, parts = Prefix.of(encoded.prompts), []
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        prompts = [encoded.prompts[i] for i in chosen]
+        part = teach(model, trie, prompts, plan, prefix)
+        if plan.full_vocabulary:
+            part["item_logits"] = true_item(model, prompts, encoded.items[chosen])
+        parts.append(part)
+    shard = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    runs, back = shard.pop("log_probs").split(shard["counts"].tolist()), torch.tensor(order).argsort()
+    shard = {name: tensor[back] for name, tensor in shard.items()}
+    counts = shard.pop("counts")
+    return shard | {"log_probs": torch.cat([runs[i] for i in back.tolist()]), "offsets": counts.cumsum(0) - counts}
+
+
+def prepare(folder: Path, manifest: Manifest) -> None:
+    """Check what an earlier run left, all of it. To be called by one process, before any writes.
+
+    Raises UserError for a shard that is damaged or of another run.
+    """
+    clear_claims(folder)
+    for shard in range(manifest.n_shards):
+        if shard_path(folder, shard, manifest.n_shards).is_file():
+            manifest.check(folder, shard, "start again")
+
+
+def write_shards(
+    folder: Path, model: PreTrainedModel, trie: Trie, encode: Callable[[range], EncodedSamples], manifest: Manifest,
+    batch_size: int, advance: Callable[[int], object] = lambda prompts: None,
+) -> None:  # fmt: skip
+    """Write shards that are not there yet, one at a time, until every one is written or another process is at it.
+
+    So no process waits longer than a shard for the others, whatever their number and speed. encode: the samples of
+    these numbers; memory grows with a shard, not with the samples. advance: is told
+    how many more prompts have their shard.
+    """
+    for shard in range(manifest.n_shards):
+        rows, path = manifest.rows(shard), shard_path(folder, shard, manifest.n_shards)
+        if not path.is_file() and claim_shard(path):
+            save_shard(path, teach_shard(model, trie, encode(rows), manifest.plan, batch_size), manifest.origin(shard))
+        advance(len(rows))
+
+
+def finish(folder: Path, manifest: Manifest) -> dict:
+    """What the next stage must know, with the hash of every shard. To be called by one process, after all have written.
+
+    Raises UserError if a shard is not there, as on nodes that do not write to the same disk.
+    """
+    fix = "all processes must write to one file system; then start again"
+    hashes = [manifest.check(folder, shard, fix, contents=False) for shard in range(manifest.n_shards)]
+    clear_claims(folder)
+    return {"format": FORMAT, **asdict(manifest), "shards": hashes}

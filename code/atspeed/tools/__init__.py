@@ -1,0 +1,1 @@
+"""Programs beside the four stages, each `python -m atspeed.tools.NAME`."""

@@ -1,0 +1,118 @@
+"""Compare drafts: every one under strict and relaxed verification, beside gamma 0 and `generate`.
+
+    bash script/compare.sh
+    python -m atspeed.tools.compare --dataset beauty --target_model output/beauty/target \
+        --output_dir output/beauty/compared \
+        --draft_models output/beauty/draft-SFTModel,output/beauty/draft-AtSpeedSModel
+
+All methods take turns on every request of one run. Strict lists must equal those of `generate`, and all items must be
+in the catalogue, or the run ends. Drafts of one class that differ in their seed are averaged. Writes comparison.csv,
+comparison.md and comparison.png to a folder of --output_dir that is named by the settings and a hash of the drafts.
+"""
+
+import platform
+from functools import partial
+from pathlib import Path
+
+from atspeed.benchmark.comparison import by_draft, draft_name, save_comparison
+from atspeed.benchmark.methods import GAMMA, RELAXED, check_fit, check_widths, draft_methods
+from atspeed.benchmark.report import results_name, short, summarise, users_name, verdict
+from atspeed.checkpoints.checkpoint import open_checkpoint
+from atspeed.checkpoints.shapes import check_dtype
+from genrec.data.dataset import load_dataset, take
+from genrec.runtime.artefacts import hold, is_done, make_facts, read_facts, write_facts
+from genrec.runtime.cli import run
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path
+
+STAGE = "compare"
+
+
+def main(
+    target_model: str,
+    draft_models: tuple[str, ...],
+    output_dir: str,
+    dataset: str,
+    data_path: str = "data",
+    index: str | None = None,
+    run_beam_sizes: tuple[int, ...] = (1, 3, 5, 10, 20),
+    draft_beam_size: int = 40,
+    gamma: int = GAMMA,
+    constrained_softmax: bool = True,
+    batch_size: int = 1,
+    max_users: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    weights = check_dtype(dtype)
+    check_widths(run_beam_sizes, draft_beam_size)
+    data = load_dataset(data_path, dataset, index)
+    check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
+    checkpoint = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
+    for path in draft_models:
+        if " " in path and not Path(path).exists():
+            raise UserError(f"--draft_models {path}: no such folder; give folders with commas between them")
+    names = [name_of(path) for path in draft_models]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"--draft_models: two have one class and seed ({', '.join(names)}); train one with another seed"
+        )
+    drafts = [open_checkpoint(path, "train", "train", data).fingerprint for path in draft_models]
+    samples = take(data.samples("test", max_history=checkpoint.setting.max_history), max_users, seed)
+    made_of = {
+        "dataset": dataset, "target": checkpoint.fingerprint, "drafts": drafts, "served": data.catalogue.fingerprint,
+        "users": short(samples), "run_beam_sizes": list(run_beam_sizes), "draft_beam_size": draft_beam_size,
+        "gamma": gamma, "constrained_softmax": constrained_softmax, "batch_size": batch_size, "dtype": dtype,
+    }  # fmt: skip
+    output = Path(output_dir) / results_name(
+        run_beam_sizes, f"N{draft_beam_size}_gamma{gamma}", [batch_size], dtype, users_name(max_users, seed),
+        "" if constrained_softmax else "whole-vocabulary", f"drafts-{short(drafts)}",
+    )  # fmt: skip
+    if is_done(output, output, STAGE, made_of, overwrite):
+        return
+    hold(output)
+
+    import torch
+
+    from atspeed.benchmark.runner import MethodBenchmark
+    from atspeed.checkpoints.loading import load_model, load_tokenizer
+    from atspeed.prompts import encode_prompts
+
+    tokenizer = load_tokenizer(target_model)
+    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = [load_model(path, weights).to(device) for path in (target_model, *draft_models)]
+    items = data.catalogue.token_ids(tokenizer).to(device)
+    make = partial(
+        draft_methods, names=names, items=items, draft_width=draft_beam_size, gamma=gamma,
+        constrained_softmax=constrained_softmax,
+    )  # fmt: skip
+    bench = MethodBenchmark(models, items, make)
+    records = bench.run(prompts, range(len(prompts)), run_beam_sizes, batch_size=batch_size, warmup=3)
+
+    tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
+    table = by_draft(summarise(records, samples, data.catalogue.items_of, tokens))
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    ranked = "legal tokens" if constrained_softmax else "whole vocabulary"
+    headline = (
+        f"{dataset}, {len(samples)} test users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "
+        f"gamma {gamma}, drafts rank by the softmax over the {ranked}, seeds of the drafts "
+        f"{', '.join(map(str, sorted(set(table['seed']))))}, {machine}"
+    )
+    exact = verdict([r for r in records if not r.method.endswith(RELAXED)], bench.exact)
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        print("\n" + save_comparison(folder, table, headline, exact))
+        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
+    print(f"written to {output}")
+
+
+def name_of(path: str) -> str:
+    """The class and seed of a trained draft."""
+    made = read_facts(Path(path), "train", "train")["arguments"]
+    return draft_name(made["model_class"], made["seed"])
+
+
+if __name__ == "__main__":
+    run(main)

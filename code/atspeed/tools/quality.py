@@ -1,0 +1,106 @@
+"""How good the target's recommendations are, beside simple baselines under the same evaluation.
+
+    bash script/quality.sh
+    accelerate launch -m atspeed.tools.quality --dataset toy --target_model output/toy/target \
+        --output_dir output/toy/quality
+
+Without a target, the baselines alone. Writes quality.csv, quality.md and quality.png to a folder of --output_dir that
+is named by the settings; what is there of the same settings is kept.
+"""
+
+import platform
+from pathlib import Path
+
+from atspeed.benchmark.methods import check_fit
+from atspeed.benchmark.report import CUTOFFS, results_name, short, users_name
+from atspeed.checkpoints.checkpoint import open_checkpoint
+from atspeed.checkpoints.shapes import check_dtype
+from genrec.data.dataset import load_dataset, take
+from genrec.evaluation.baselines import BASELINES, check_baselines
+from genrec.runtime.artefacts import hold, is_done, make_facts, write_facts
+from genrec.runtime.cli import run
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import atomic_path
+
+STAGE = "quality"
+
+
+def main(
+    dataset: str,
+    output_dir: str,
+    target_model: str | None = None,
+    baselines: tuple[str, ...] = BASELINES,
+    data_path: str = "data",
+    index: str | None = None,
+    split: str = "test",
+    beam_size: int = 20,
+    batch_size: int = 32,
+    max_users: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    weights = check_dtype(dtype)
+    check_baselines(baselines)
+    if split not in ("valid", "test"):
+        raise UserError(f"--split {split}: choose from valid, test; the baselines know the answers of any other")
+    data = load_dataset(data_path, dataset, index)
+    check_fit(data.catalogue, "beam_size", beam_size)
+    target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data) if target_model else None
+    max_history = target.setting.max_history if target else 20
+    samples = take(data.samples(split, max_history=max_history), max_users, seed)
+    histories = [sample.history for sample in samples]
+    made_of = {
+        "dataset": dataset, "target": target and target.fingerprint, "baselines": list(baselines),
+        "served": data.catalogue.fingerprint, "split": split, "users": short(samples), "beam_size": beam_size,
+        "batch_size": batch_size, "dtype": dtype, "seed": seed,
+    }  # fmt: skip
+    output = Path(output_dir) / results_name(
+        [beam_size], Path(target_model).name if target else "no-target", [batch_size], dtype, split,
+        users_name(max_users, seed), f"seed{seed}" if seed and not max_users else "",
+        "" if baselines == BASELINES else f"baselines-{short(baselines)}",
+    )  # fmt: skip
+    if is_done(output, output, STAGE, made_of, overwrite):
+        return
+    hold(output)
+
+    import torch
+    from accelerate.utils import gather_object
+
+    from atspeed.benchmark.recommendation_quality import (
+        TARGET,
+        Generative,
+        judge,
+        make_baseline,
+        save_quality,
+    )
+    from atspeed.checkpoints.loading import load_model, load_tokenizer
+    from atspeed.processes import this_process
+
+    state = this_process()
+    mine, found = slice(state.process_index, None, state.num_processes), []
+    if target:
+        model = load_model(target_model, weights).to(state.device)
+        recommender = Generative(model, load_tokenizer(target_model), data.catalogue, target.setting.cutoff, batch_size)
+        found = gather_object([recommender.recommend(histories[mine], beam_size)])
+    if not state.is_main_process:
+        return
+
+    lists = {}
+    for name in baselines:
+        baseline = make_baseline(name, data, split, max_history=max_history, seed=seed, device=state.device)
+        lists[name] = baseline.recommend(histories, beam_size)
+    if target:
+        lists[TARGET] = [found[i % state.num_processes][i // state.num_processes] for i in range(len(samples))]
+    table = judge(lists, samples, [k for k in CUTOFFS if k <= beam_size])
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        shown = save_quality(folder, table, headline)
+        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
+    print(f"\n{headline}\n\n{shown}\nwritten to {output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,149 @@
+"""The loss of a batch, and the data policy: whose prefixes it is aligned on, and who says what the target thinks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from atspeed.training.losses import cross_entropy, mask_illegal, masked_mean
+from atspeed.training.objectives import ITEM, STUDENT, Objective
+from atspeed.training.policy import Shares
+from atspeed.tree_logits import TreeLogits, tree_logits
+from beamsd import Trie, beam_search
+
+
+@dataclass(frozen=True)
+class AlignmentTargets:
+    """What a batch is aligned on, whoever wrote it."""
+
+    beams: Tensor  # (B, K, L) long
+    real: Tensor  # (B, K) bool, False where the trie holds fewer than K
+    log_probs: Tensor  # (B, K, L, C) float32, the target's, of what is compared before each token; see `Alignment`
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of each sample, in float32, means over its positions."""
+
+    recommend: Tensor  # (B,)
+    levels: Tensor  # (B, L) alignment, by level; (B, 0) without
+    total: Tensor  # (B,) (1 − α) · recommend + α · mean of levels
+
+    @property
+    def each(self) -> Tensor:
+        """(B, 2 + L): total, recommend and the levels."""
+        return torch.cat([self.total[:, None], self.recommend[:, None], self.levels], 1)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How much, and how, the draft is aligned with the target.
+
+    Compared are, before each token of a beam, the C legal children in the trie's order, or with an objective whose loss
+    is not constrained the C = V words of the vocabulary. Identifiers end there: EOS is learnt by the recommendation
+    loss alone.
+    """
+
+    objective: Objective
+    trie: Trie | None = None
+    alpha: float = 0.0
+    temperature: float = 1.0  # of both softmaxes
+
+    def losses(self, tree: TreeLogits, item: Tensor, lessons: AlignmentTargets | None) -> Losses:
+        """tree: the student's, along `item` (B, L') and the beams of `lessons`. Source: AtSpeed, Sec. 4."""
+        recommend = cross_entropy(tree.for_item().float(), item).mean(-1)
+        if lessons is None:
+            return Losses(recommend, recommend.new_zeros(len(recommend), 0), recommend)
+        if self.objective.imitates_beams:
+            losses = cross_entropy(tree.for_beams().float(), lessons.beams)
+        else:
+            losses = self.objective.align(*self._compared(tree, lessons))
+        levels = masked_mean(losses, lessons.real[..., None].expand_as(losses), dim=1)
+        return Losses(recommend, levels, (1 - self.alpha) * recommend + self.alpha * levels.mean(-1))
+
+    def _compared(self, tree: TreeLogits, lessons: AlignmentTargets) -> tuple[Tensor, Tensor]:
+        """Student's and teacher's logits (B, K, L, C) at the temperature, at the dtype's floor where illegal."""
+        student, teacher = self.log_probs(tree, lessons.beams), lessons.log_probs
+        if not self.objective.constrained_loss:
+            return student / self.temperature, teacher / self.temperature
+        legal = self._children(lessons.beams) != self.trie.dead
+        if not self.objective.constrained_softmax:
+            student, teacher = _with_rest(student, legal), _with_rest(teacher, legal)
+            legal = torch.cat([legal, torch.ones_like(legal[..., :1])], -1)
+        # The floor comes last: divided by a temperature below 1 it would be -inf.
+        return mask_illegal(student / self.temperature, legal), mask_illegal(teacher / self.temperature, legal)
+
+    def log_probs(self, tree: TreeLogits, beams: Tensor) -> Tensor:
+        """Log-probabilities (B, K, L, C) over the whole vocabulary of what is compared; anything where illegal."""
+        if self.objective.constrained_loss:
+            return tree.log_probs(self.trie.tokens[self._children(beams)])
+        return tree.for_beams().float().log_softmax(-1)
+
+    def _children(self, beams: Tensor) -> Tensor:
+        return self.trie.children(self.trie.walk(beams)[..., :-1])
+
+
+def with_history(losses: Losses, tree: TreeLogits, batch: dict[str, Tensor]) -> Losses:
+    """The recommendation loss over the items of the history too; see `HistoryLoss`. tree: with `prompt`."""
+    within = cross_entropy(tree.for_prompt().float(), batch["input_ids"][:, 1:])
+    history = (within * batch["history_weights"][:, 1:]).sum(-1)
+    return replace(losses, total=losses.total * batch["response_weight"] + history)
+
+
+def _with_rest(log_probs: Tensor, legal: Tensor) -> Tensor:
+    """Log-probabilities (..., C) and, last, that of all that is not `legal` (..., C + 1)."""
+    rest = (1 - log_probs.exp().where(legal, 0).sum(-1, keepdim=True)).clamp(min=1e-6)
+    return torch.cat([log_probs, rest.log()], -1)
+
+
+@dataclass(frozen=True)
+class DataPolicy(Shares):
+    """The shares, and what the batches are then aligned on."""
+
+    width: int = 20  # K, of the draft's own beams
+    target: PreTrainedModel | None = None  # says what the teacher data do not hold; None where they hold all
+
+    def lessons(
+        self, source: str, alignment: Alignment, draft: PreTrainedModel, batch: dict[str, Tensor]
+    ) -> AlignmentTargets:
+        """draft: not wrapped by whatever runs it on several processes."""
+        prompt, item = (batch["input_ids"], batch["attention_mask"]), batch["item"]
+        if source == STUDENT:
+            beams, real = _own_beams(draft, *prompt, alignment.trie, self.width)
+        elif source == ITEM:
+            beams = item[:, None, : alignment.trie.length]
+            real = torch.ones_like(beams[..., 0], dtype=torch.bool)
+        else:
+            beams, real = batch["beams"], batch["real"]
+            if alignment.objective.constrained_loss:
+                return AlignmentTargets(beams, real, batch["log_probs"])
+        with torch.no_grad():
+            if source == ITEM and "item_logits" in batch:
+                rows = torch.arange(beams.shape[-1], device=beams.device).expand_as(beams)
+                tree = TreeLogits(batch["item_logits"], rows[:, 0], rows)
+            else:
+                tree = tree_logits(self.target, *prompt, item, beams)
+            return AlignmentTargets(beams, real, alignment.log_probs(tree, beams))
+
+
+def _own_beams(
+    draft: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, trie: Trie, width: int
+) -> tuple[Tensor, Tensor]:
+    """The draft's K best items (B, K, L) as it now is, and which are real (B, K)."""
+    with evaluating(draft):
+        found = beam_search(draft, input_ids, attention_mask, trie=trie, width=width)
+    return found.sequences.clone(), found.scores.isfinite().clone()  # clones may take part in training
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, and then as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

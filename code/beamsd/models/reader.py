@@ -1,0 +1,167 @@
+"""A model that reads the tree. Target and draft are the same class; each lags behind the tree and catches up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from beamsd.compat import Cache, DynamicLayer, cache_argument, cache_layers, takes
+from beamsd.models.parts import split
+from beamsd.tree import Tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+KeysValues = list[tuple[Tensor, Tensor]]  # of each layer, (B, heads, m, d)
+
+
+@dataclass(frozen=True)
+class TreeOutput:
+    """What a model says after the nodes from slot `since` on; words are scored only where they are asked for."""
+
+    states: Tensor  # (B, n - since, D), what the head reads: hidden states, or logits where there is no head apart
+    since: int
+    head: Callable[[Tensor], Tensor]
+
+    def logits(self, nodes: Tensor) -> Tensor:
+        """Of the word after each of `nodes` (B, m): (B, m, V) float32, over the full vocabulary; never a view."""
+        rows = (nodes - self.since)[..., None].expand(*nodes.shape, self.states.shape[-1])
+        return self.head(self.states.gather(1, rows)).float()
+
+
+class TreeLayer(DynamicLayer):
+    """One layer's keys and values, preallocated: slot order is that of the tree, and nothing is moved but by `keep`."""
+
+    def __init__(self, capacity: int, whole: bool):
+        """whole: attend over all of the capacity, masked where there is nothing yet, so that shapes stay the same."""
+        super().__init__()
+        self.capacity, self.whole, self.read = capacity, whole, 0
+        self.slots: Tensor | None = None  # (m,) long, where the next nodes go; set beforehand for `whole`
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append the keys and values (B, heads, m, d) of m nodes; returns those of all nodes read so far."""
+        if not self.is_initialized:
+            self._allocate(key_states, value_states)
+        if self.whole:
+            self.all_keys.index_copy_(2, self.slots, key_states)
+            self.all_values.index_copy_(2, self.slots, value_states)
+            return self.all_keys, self.all_values
+        start, self.read = self.read, self.read + key_states.shape[2]
+        self.all_keys[:, :, start : self.read] = key_states
+        self.all_values[:, :, start : self.read] = value_states
+        self.keys, self.values = self.all_keys[:, :, : self.read], self.all_values[:, :, : self.read]
+        return self.keys, self.values
+
+    def begin_with(self, keys: Tensor, values: Tensor, batch: int) -> None:
+        """Have read the first m nodes of every row, of which these are the keys and values (1, heads, m, d)."""
+        if not self.is_initialized:
+            self._allocate(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
+        self.read = keys.shape[2]
+        self.all_keys[:, :, : self.read] = keys
+        self.all_values[:, :, : self.read] = values
+
+    def _allocate(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.lazy_initialization(key_states, value_states)
+        # What was not written is masked, but a mask does not hide a NaN; no other slot is looked at before.
+        new = key_states.new_zeros if self.whole else key_states.new_empty
+        self.all_keys = new(*key_states.shape[:2], self.capacity, key_states.shape[-1])
+        self.all_values = new(*value_states.shape[:2], self.capacity, value_states.shape[-1])
+
+    def keep(self, slots: Tensor, capacity: int) -> None:
+        """Keep the nodes at `slots` (B, m) only, in that order."""
+        self.capacity, self.read = capacity, slots.shape[1]
+
+        def kept(states: Tensor) -> Tensor:
+            B, heads, _, d = states.shape
+            new = states.new_empty(B, heads, capacity, d)
+            new[:, :, : self.read] = states.gather(2, slots[:, None, :, None].expand(B, heads, self.read, d))
+            return new
+
+        self.all_keys, self.all_values = kept(self.all_keys), kept(self.all_values)
+
+
+class Reader:
+    """A model, its preallocated KV cache, and how far into the tree that cache has read."""
+
+    def __init__(
+        self, model: PreTrainedModel, capacity: int, longest: int, *, prefix: KeysValues | None = None,
+        body: Callable | None = None,
+    ):  # fmt: skip
+        """capacity: nodes that the tree, and so the cache, can hold. longest: tokens of prompt and answer, which bound
+        the positions. prefix: of the first nodes of every row, which need not be read (see `Prefix`). body: that of the
+        model (see `split`), compiled; it then reads with shapes that depend on the capacity and the number of new nodes
+        alone."""
+        self.model, self.longest, self.capacity = model, longest, capacity
+        self.prefix, self.start = prefix, prefix[0][0].shape[2] if prefix else 0
+        self.parts, self.compiled = split(model), body
+        self.keeps_logits = self.parts is None and "logits_to_keep" in takes(model)
+        self.layers = [TreeLayer(capacity, whole=body is not None) for _ in cache_layers(model.config)]
+        self.cache = {cache_argument(self.parts.body if self.parts else model): Cache(layers=self.layers)}
+        self.return_to(())
+
+    def _fill_cache(self, batch: int) -> None:
+        """Read a word, so that the cache is there before anything is compiled; what it wrote is overwritten."""
+        word = torch.zeros(batch, 1, dtype=torch.long, device=self.model.device)
+        for layer in self.layers:
+            layer.slots = word[0]
+        self.parts.body(input_ids=word, position_ids=word, use_cache=True, **self.cache)
+
+    def begin(self, batch: int) -> None:
+        """Start over, in the same cache."""
+        self.return_to(())
+        for layer, (keys, values) in zip(self.layers, self.prefix or (), strict=bool(self.prefix)):
+            layer.begin_with(keys, values, batch)
+
+    def bookmark(self) -> tuple[int, ...]:
+        """Where it stands: what its forwards have read."""
+        return tuple(self.forwards)
+
+    def return_to(self, bookmark: tuple[int, ...]) -> None:
+        self.forwards = list(bookmark)  # how many tokens a row each of them read
+        self.read = self.start + sum(bookmark)
+        for layer in self.layers:
+            layer.read = self.read
+
+    def catch_up(self, tree: Tree, since: int) -> TreeOutput:
+        """Read every node that was missed; returns what the model says after the nodes from slot `since` on."""
+        assert self.read <= since < tree.size, (self.read, since, tree.size)
+        whole = self.compiled is not None
+        inputs = {
+            "input_ids": tree.tokens[:, self.read : tree.size],
+            "attention_mask": tree.additive_mask(self.read, self.capacity if whole else tree.size, self.model.dtype),
+            "position_ids": tree.positions(self.read).clamp(max=self.longest - 1),
+            "use_cache": True,
+            "return_dict": True,
+            **self.cache,
+        }
+        if whole:
+            if not self.layers[0].is_initialized:
+                self._fill_cache(len(tree.tokens))
+            slots = torch.arange(self.read, tree.size, device=tree.tokens.device)
+            for layer in self.layers:
+                layer.slots, layer.read = slots, tree.size
+            inputs["input_ids"] = inputs["input_ids"].contiguous()  # a slice would be another shape to the compiler
+            states, head = self.compiled(**inputs).last_hidden_state, self.parts.head
+        elif self.parts:
+            states, head = self.parts.body(**inputs).last_hidden_state, self.parts.head
+        else:
+            kept = {"logits_to_keep": tree.size - since} if self.keeps_logits else {}
+            states, head = self.model(**inputs, **kept).logits, nn.Identity()
+        self.forwards.append(tree.size - self.read)
+        self.read = tree.size
+        if self.layers[0].read != self.read:
+            raise RuntimeError(
+                f"{type(self.model).__name__} did not fill its cache; gradient checkpointing in training mode does "
+                "that: call model.eval()"
+            )
+        return TreeOutput(states[:, since - tree.size :], since, head)
+
+    def keep(self, slots: Tensor, capacity: int) -> None:
+        """Follow a tree of which only the nodes at `slots` (B, m) are left, among those that were read."""
+        self.read, self.capacity = slots.shape[1], capacity
+        for layer in self.layers:
+            layer.keep(slots, capacity)

@@ -1,0 +1,132 @@
+"""Speculative beam search: draft some levels, verify them in one target call, repeat. gamma = 0 is plain beam search.
+
+Who drafts is the drafter's business (see `drafters`). The host looks at the device once a round: how many levels are
+left, and what the drafter must know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from beamsd.models.prefix import Prefix
+from beamsd.models.support import is_long
+from beamsd.search.beams import INVALID_SCORE
+from beamsd.search.finished import Ending
+from beamsd.search.plan import SearchPlan
+from beamsd.search.settings import Settings
+from beamsd.search.state import Round, SearchState, SpanTimer, StateFactory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Result:
+    """The K best sequences of every request, best first, and what they cost."""
+
+    sequences: Tensor  # (B, K, T) long, token ids; 0 after the end, and throughout where there is no K-th sequence
+    lengths: Tensor  # (B, K) long, tokens up to the end, EOS included; 0 where there is no K-th sequence
+    scores: Tensor  # (B, K) float32, by which they are ranked; -inf where there is no K-th sequence
+    log_probs: Tensor  # (B, K) float32, cumulative log-probability
+    ranks: Tensor  # (B, K, T) long, which of the K beams of the step before every token continued; -1 after the end
+    accepted: Tensor  # (B, R) long, drafted levels accepted in each round; -1 in rounds after the request was finished
+    target_tokens: tuple[int, ...]  # read by each forward of the target, a row, the prompt included
+    draft_tokens: tuple[int, ...]  # the same of the draft model
+    prompt_tokens: int  # of the first forward of either, the prompt's, padding included, a `Prefix` not
+
+    @property
+    def target_calls(self) -> Tensor:
+        """Target forwards (B,) that each request needed, the first over the prompt included."""
+        return (self.accepted >= 0).sum(-1)
+
+    @property
+    def found(self) -> Tensor:
+        """How many legal sequences (B,) each request got: K, or fewer if there are fewer."""
+        return self.scores.isfinite().sum(-1)
+
+
+def rounds(
+    target: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    plan: SearchPlan,
+    *,
+    draft: PreTrainedModel | None = None,
+    clock: SpanTimer | None = None,
+    prefix: Prefix | None = None,
+    program: StateFactory | None = None,
+) -> Iterator[Round]:
+    """Decode round by round. plan: from `Settings.plan`, for these very models and prompts. The tensors of a round are
+    valid until the next, under a `program` until its next use."""
+    if prefix and is_long(target, plan.longest):
+        prefix = None
+    if prefix and (arranged := prefix.in_front(input_ids, attention_mask)):
+        input_ids, attention_mask = arranged
+    else:
+        prefix = None
+    make = program.state if program else SearchState
+    run = make(target, draft, plan, input_ids, attention_mask, clock, prefix)
+    outlook = run.begin()
+    while True:
+        left, *known = outlook.tolist()  # the only host sync of a round
+        if not left:
+            return
+        outlook = run.step(left, known)
+        yield run.round()
+
+
+@torch.inference_mode()
+def beam_search(
+    target: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    draft: PreTrainedModel | None = None,
+    clock: SpanTimer | None = None,
+    prefix: Prefix | None = None,
+    program: StateFactory | None = None,
+    **settings: object,
+) -> Result:
+    """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
+
+    target, draft: decoder-only models with the same tokenizer, in eval mode, on the device of the prompts.
+    input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
+    clock: sums the seconds of draft, target and verify. prefix: what prompts begin with, to be read once for all calls;
+    batches with a prompt that does not are read whole. program: a `Program`, for static shapes.
+    settings: those of `Settings`, which see; `width` is required.
+
+    Source: AtSpeed (ICLR 2025), Algorithms 1 and 2, with tree attention.
+    Raises ValueError for arguments that do not fit together, before any work.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    plan = Settings(**settings).plan(target, draft, input_ids, attention_mask)
+    accepted = []
+    with program.lock if program else nullcontext():
+        for done in rounds(
+            target, input_ids, attention_mask, plan, draft=draft, clock=clock, prefix=prefix, program=program
+        ):  # fmt: skip
+            accepted.append(done.accepted)
+        return _result(done, plan.ending, torch.stack(accepted, -1))
+
+
+def _result(last: Round, ending: Ending, accepted: Tensor) -> Result:
+    if last.finished is None:
+        best = last.beams.scores.argsort(descending=True, stable=True)  # relaxed sampling leaves them as drawn
+        beams = last.beams.take(best)
+        scores, legal = beams.scores / ending.penalty(beams.depths), ~beams.illegal()
+    else:
+        beams = last.finished
+        scores, legal = beams.scores, beams.ended & (beams.log_probs > INVALID_SCORE / 2)
+    ranks = beams.ranks.where(legal[..., None], -1)
+    return Result(
+        beams.sequences.where(ranks >= 0, 0), (ranks >= 0).sum(-1), scores.where(legal, -torch.inf),
+        beams.log_probs.where(legal, -torch.inf), ranks, accepted, last.target_tokens, last.draft_tokens,
+        last.prompt_tokens,
+    )  # fmt: skip

@@ -1,0 +1,161 @@
+"""Who guesses what comes next: a draft model, the trie, or both. Each gives levels of nodes for the target to verify.
+
+The last level is never drafted: the target settles it in any case.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from beamsd.models.reader import Reader, TreeOutput
+from beamsd.search.beams import Beams, Level, Scoring
+from beamsd.search.constraints import Constraint, TrieConstraint
+from beamsd.search.plan import SearchPlan
+from beamsd.tree import Tree
+
+
+class Drafter(Protocol):
+    readers: tuple[Reader, ...]  # of draft models
+    follows: bool  # whether they read on in later rounds
+
+    def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
+        """What `draft` must know of the rows: (m, B) long, of which the host reads the largest of the rows.
+
+        left: (B,) long, levels that each row has to go.
+        """
+
+    def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
+        """Grow levels under `beams`, whose nodes are the tree's from slot `since` on.
+
+        left: levels to go, in the row that has most. known: what it wants.
+        """
+
+
+class NoDrafter:
+    """Nothing is drafted: gamma 0, plain beam search."""
+
+    readers: tuple[Reader, ...] = ()
+    follows = False
+
+    def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
+        return left.new_zeros(0, len(left))
+
+    def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
+        return []
+
+
+@dataclass(frozen=True)
+class ModelDrafter(NoDrafter):
+    """The draft model's own beam search, a forward a level (AtSpeed, Algorithm 1)."""
+
+    legal: Constraint
+    scoring: Scoring
+    widths: tuple[int, ...]  # N of each level, so gamma numbers
+    readers: tuple[Reader, ...]  # one
+    follows = True
+
+    def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
+        levels = []
+        for width in self.widths[: left - 1]:
+            reading = self.readers[0].catch_up(tree, since)
+            since = tree.size
+            grown = beams.step(self.legal.options(reading, beams, width), self.scoring, width)
+            levels.append(_append_level(tree, grown, grown.nodes, beams, reading))
+            beams = levels[-1].beams
+        return levels
+
+
+@dataclass(frozen=True)
+class TrieDrafter(NoDrafter):
+    """Every legal continuation, as deep as all of them are within `nodes`; of the first level, if even that is too
+    wide, those under the best beams. No model runs."""
+
+    legal: TrieConstraint
+    nodes: int
+
+    def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
+        """How many continuations (T - 1, B) lie one, two, … levels below the beams; 0 where they are of no use."""
+        levels = beams.sequences.shape[-1] - 1
+        below = self.legal.trie.below(beams.states, levels).masked_fill(beams.illegal(), 0).sum(-1)
+        return below.masked_fill(torch.arange(1, levels + 1, device=left.device)[:, None] >= left, 0)
+
+    def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
+        levels, room = [], self.nodes
+        for depth, count in enumerate(known):
+            width = min(count, room) if depth == 0 else count
+            if not 0 < width <= room:
+                break
+            levels.append(self.level(tree, beams, width))
+            beams, room = levels[-1].beams, room - width
+        return levels
+
+    def level(self, tree: Tree, beams: Beams, width: int) -> Level:
+        """All legal children, best first by the parent's score, up to `width`."""
+        options = self.legal.children(beams, width)
+        scores, best = (beams.scores[..., None] + options.log_probs).flatten(1).topk(width)
+        log_probs = (beams.log_probs[..., None] + options.log_probs).flatten(1).gather(1, best)
+        grown = beams.grown(options, best, scores, log_probs)
+        return _append_level(tree, grown, grown.nodes, beams, None)
+
+
+@dataclass(frozen=True)
+class HybridDrafter(NoDrafter):
+    """In the first round the draft model ranks the second level, in one forward over the prompt and all first tokens;
+    the trie supplies what lies below, and all that is drafted in later rounds."""
+
+    legal: TrieConstraint
+    scoring: Scoring
+    widths: tuple[int | None, int]  # of the first level, None for all there is, and of the second
+    below: TrieDrafter
+    static: bool  # no shape may depend on the draft: below the second level there are all the nodes there is room for
+    readers: tuple[Reader, ...]  # one
+
+    def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
+        return self.below.host_counts(beams, left)
+
+    def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
+        if self.readers[0].forwards or left < 3:
+            return self.below.draft(tree, beams, since, left, known)
+        levels = self._ranked(tree, beams, since, known[0])
+        room = self.below.nodes - sum(level.parents.shape[1] for level in levels)
+        ranked = levels[-1].beams
+        counts = self.legal.trie.below(ranked.states, left - 3).masked_fill(ranked.illegal(), 0).sum(-1)
+        known = [room] * (left > 3) if self.static else counts.amax(1).tolist()
+        return levels + replace(self.below, nodes=room).draft(tree, ranked, since, left - 2, known)
+
+    def _ranked(self, tree: Tree, beams: Beams, since: int, n_first: int) -> list[Level]:
+        """The first two levels, best first. n_first: first tokens that are legal."""
+        every = self.below.level(tree, beams, n_first).beams
+        reading = self.readers[0].catch_up(tree, since)
+        first_width, width = min(self.widths[0] or n_first, n_first), self.widths[1]
+        first = beams.step(self.legal.options(reading, beams, first_width), self.scoring, first_width)
+        scout = (first.states[..., None] == every.states[:, None]).int().argmax(-1)
+        parents = replace(first, nodes=every.nodes.gather(1, scout))
+        second = parents.step(self.legal.options(reading, parents, width), self.scoring, width)
+        # The draft has read all first tokens; the target shall read those that were ranked high, best first.
+        tree.cut(since + 1)
+        above = _append_level(tree, first, first.nodes, beams, None)
+        parents = above.beams.nodes.gather(1, second.ranks[..., 1])
+        return [above, _append_level(tree, second, parents, above.beams, None)]
+
+
+def make_drafter(plan: SearchPlan, read: Callable[[], Reader], static: bool) -> Drafter:
+    """Who drafts. read: makes a reader of the draft model. static: no shape may depend on the draft."""
+    legal = plan.legal.for_draft(plan.ending.eos, plan.constrained_softmax)
+    below = TrieDrafter(legal, plan.nodes)
+    if plan.kind == "trie":
+        return below
+    if not plan.widths:
+        return NoDrafter()
+    readers = (read(),)
+    if plan.kind == "hybrid":
+        return HybridDrafter(legal, plan.draft_scoring, plan.widths, below, static, readers)
+    return ModelDrafter(legal, plan.draft_scoring, plan.widths, readers)
+
+
+def _append_level(tree: Tree, beams: Beams, parents: Tensor, before: Beams, reading: TreeOutput | None) -> Level:
+    """Beams as a level of the tree. parents: slots (B, N)."""
+    return Level(replace(beams, nodes=tree.append(parents, beams.tokens)), parents, before, reading)

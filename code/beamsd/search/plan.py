@@ -1,0 +1,57 @@
+"""The settings of a search, resolved for one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from beamsd.search.beams import Beams, Continuations, Level, Scoring
+from beamsd.search.constraints import Constraint, TrieConstraint
+from beamsd.search.finished import Ending
+
+
+class Verification(Protocol):
+    def pick(self, beams: Beams, options: Continuations, level: Level | None, width: int) -> Beams:
+        """The `width` continuations that the target wants; `nodes` are still those of the parents.
+
+        options: the target's. level: what was drafted here, None where nothing was.
+        """
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Settings as the search uses them."""
+
+    legal: Constraint
+    ending: Ending
+    verification: Verification
+    draft_scoring: Scoring
+    width: int
+    kind: str  # of drafter
+    widths: tuple[int | None, ...]  # of the levels that the draft model ranks
+    nodes: int  # that "trie" and "hybrid" draft a round, at most
+    constrained_softmax: bool  # of the draft
+    in_step: bool  # the rows of a batch stand at the same depth
+    seeds: Tensor | None  # (B,) long, what verification and scoring draw from
+    longest: int  # tokens of the longest prompt
+
+    @property
+    def key(self) -> tuple:
+        """What the program of a round depends on, beside the models and the shape of the batch."""
+        ending = self.ending
+        trie = id(self.legal.trie) if isinstance(self.legal, TrieConstraint) else None
+        return (
+            self.width, self.kind, self.widths, self.nodes, self.constrained_softmax, trie, type(self.verification),
+            type(self.draft_scoring),
+            ending.length, ending.eos, ending.length_penalty, ending.early_stopping,
+        )  # fmt: skip
+
+    @property
+    def most_nodes(self) -> int:
+        """How many nodes a round adds at most."""
+        if self.kind in ("trie", "hybrid"):
+            drafted = self.nodes + sum(width or 0 for width in self.widths)
+            return max(drafted, self.legal.trie.fanout) + self.width
+        return sum(self.widths) + self.width

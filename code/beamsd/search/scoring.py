@@ -1,0 +1,58 @@
+"""What beam search ranks by: likelihood, or likelihood with noise. Each takes beams and their options and returns the
+options' scores and cumulative log-probabilities, (B, K, C) float32 each."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from beamsd.search.beams import Beams, Continuations
+from beamsd.search.constraints import TrieContinuations
+from beamsd.search.noise import DRAFT, PERTURB, gumbel
+
+
+def likelihood(beams: Beams, options: Continuations) -> tuple[Tensor, Tensor]:
+    """Plain beam search: the best are the likeliest."""
+    log_probs = beams.log_probs[..., None] + options.log_probs
+    return log_probs, log_probs
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Draws continuations without replacement, in order, from the softmax of their cumulative log-probabilities."""
+
+    seeds: Tensor  # (B,) long
+
+    def __call__(self, beams: Beams, options: TrieContinuations) -> tuple[Tensor, Tensor]:
+        log_probs = beams.log_probs[..., None] + options.log_probs
+        return (log_probs + gumbel(self.seeds, DRAFT, options.states)).float(), log_probs
+
+
+@dataclass(frozen=True)
+class StochasticBeams:
+    """Stochastic beam search (Kool et al. 2019, algorithm 1): the best K are K draws without replacement from the
+    distribution over whole sequences, each step of it renormalised over the legal children.
+
+    A prefix's noise depends on the request's seed and the trie state alone, so a draft perturbs by the same noise.
+    """
+
+    seeds: Tensor  # (B,) long
+
+    def __call__(self, beams: Beams, options: TrieContinuations) -> tuple[Tensor, Tensor]:
+        log_probs = beams.log_probs[..., None].double() + options.log_probs.double().log_softmax(-1)
+        illegal = options.log_probs.isneginf() | beams.log_probs.isneginf()[..., None]
+        # All ends are one state of the trie, but each has noise of its own.
+        trie, states = options.trie, options.states
+        states = torch.where(states == trie.end, trie.dead + beams.states[..., None], states)
+        perturbed = log_probs + gumbel(self.seeds, PERTURB, states)
+        perturbed = perturbed.masked_fill(illegal, -torch.inf)
+        # Given that their maximum is the parent's score (Kool et al., appendix B.3, the stable form).
+        parent, best = beams.scores[..., None].double(), perturbed.amax(-1, keepdim=True)
+        v = parent - perturbed + _log1mexp(perturbed - best)
+        scores = parent - v.relu() - (-v.abs()).exp().log1p()
+        return (each.masked_fill(illegal, -torch.inf).float() for each in (scores, log_probs))
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x <= 0."""
+    return torch.where(x > -0.6931, (-x.expm1()).log(), (-x.exp()).log1p())

@@ -1,0 +1,242 @@
+"""What to decode: every setting of a search, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from beamsd.models.support import check_length, check_model, check_rotation
+from beamsd.search.beams import Scoring
+from beamsd.search.constraints import Constraint, TrieConstraint, VocabularyConstraint, constrained
+from beamsd.search.finished import Ending
+from beamsd.search.plan import SearchPlan, Verification
+from beamsd.search.scoring import Sampled, StochasticBeams, likelihood
+from beamsd.search.verification import Relaxed, Strict
+from beamsd.trie import Trie, check_trie
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+
+DRAFTERS = ("model", "trie", "hybrid", "none")
+VERIFICATIONS = ("strict", "relaxed", "sample")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keywords of `beam_search`. Those that share a name with a `generate` flag mean the same.
+
+    width: K, beams kept and returned. drafter: who drafts: "model", the draft model, gamma levels a round (0 is plain
+    beam search); "trie", every legal continuation as deep as `nodes` allow, without a model; "hybrid", in the first
+    round the draft model for the second level and the trie below, later the trie; "none".
+    draft_width: N >= K, beams that the draft model drafts a level, or one number a level; None is 2 K. For "hybrid" one
+    number is that of the second level, under all first tokens; two are those of the first and second level.
+    nodes: "trie" drafts at most so many a round, "hybrid" too beyond what the draft ranks; None: 256, or 4 K if more.
+    constrained_softmax: under a trie the draft ranks by its softmax over the legal tokens, which is what AtSpeed's
+    losses train; False, and "relaxed" always: over the whole vocabulary, as the target is ranked.
+
+    trie: the legal sequences; None is any text. max_new_tokens: T; may be left out under a trie.
+    eos_token_id: token or tokens that end a sequence. length_penalty: 0 leaves scores as sums of log-probabilities.
+
+    verification: "strict" is the target's own beam search (AtSpeed, Algorithm 1); "relaxed" draws K beams a level, and
+    keeps the draft's draws where the target agrees (Algorithm 2); "sample" draws K distinct sequences from the target
+    by stochastic beam search (Kool et al. 2019). The latter two need a trie and `seeds`, one integer a request.
+
+    logits_processor, stopping_criteria: as in `generate`; called with the very sequences that it would give them, so
+    the rows of a batch go in step, and only those of transformers itself work for the draft too.
+    raw: give logits, not log-probabilities, to the processors, as greedy search does.
+    """
+
+    width: int
+    drafter: str = "model"
+    draft_width: int | Sequence[int] | None = None
+    gamma: int = 0
+    nodes: int | None = None
+    constrained_softmax: bool = True
+    trie: Trie | None = None
+    max_new_tokens: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
+    length_penalty: float = 0.0
+    early_stopping: bool | str = False
+    verification: str = "strict"
+    seeds: Sequence[int] | None = None
+    logits_processor: LogitsProcessorList | None = None
+    stopping_criteria: StoppingCriteriaList | None = None
+    raw: bool = False
+
+    def __post_init__(self):
+        check_trie(self.trie)
+
+    def plan(
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, attention_mask: Tensor
+    ) -> SearchPlan:
+        """What these settings come to for this batch. Raises ValueError for what does not fit together."""
+        self._check_numbers()
+        _check_prompts(input_ids, attention_mask)
+        ending, trie = self._ending(input_ids)
+        self._check_vocabularies(target, draft, input_ids, ending.eos)
+        tokens = input_ids.shape[1] + ending.length
+        for model in (target, draft) if self.uses_model else (target,):
+            check_model(model, tokens)
+        longest = int(attention_mask.sum(-1).max())
+        check_rotation(target, longest, ending.length)
+        legal = self._legal(trie and trie.to(input_ids.device), input_ids)
+        seeds = self._seeds(legal, input_ids)
+        verification, draft_scoring = self._verification(legal, ending, seeds)
+        plan = SearchPlan(
+            legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
+            constrained_softmax=self.constrained_softmax and self.verification != "relaxed",
+            in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds, longest=longest,
+        )  # fmt: skip
+        for model in (target, draft) if self.uses_model else (target,):
+            check_length(model, longest, ending.length, input_ids.shape[1] + plan.most_nodes - self.width)
+        return plan
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether a draft model is needed."""
+        return self.drafter == "hybrid" or (self.drafter == "model" and self.gamma > 0)
+
+    def _widths(self) -> tuple[int | None, ...]:
+        """Of each level that the draft model ranks; None is as many as there are."""
+        given = self.draft_width or 2 * self.width
+        given = (given,) if isinstance(given, int) else tuple(given)
+        if self.drafter == "hybrid":
+            return (None, *given) if len(given) == 1 else given[:2]
+        return (given + given[-1:] * self.gamma)[: self.gamma] if self.uses_model else ()
+
+    def _nodes(self) -> int:
+        return self.nodes or max(256, 4 * self.width)
+
+    def _check_numbers(self) -> None:
+        if self.width < 1 or self.gamma < 0:
+            raise ValueError(f"width must be at least 1 and gamma at least 0, not {self.width} and {self.gamma}")
+        if self.drafter not in DRAFTERS:
+            raise ValueError(f"drafter must be one of {', '.join(DRAFTERS)}, not {self.drafter!r}")
+        on_trie = self.trie is not None and not self.logits_processor and self.verification != "relaxed"
+        if self.drafter in ("trie", "hybrid") and not on_trie:
+            raise ValueError(
+                f"drafter={self.drafter!r} takes a trie, no logits processors, and verification='strict' or 'sample'"
+            )
+        if self.uses_model and min(width or self.width for width in self._widths()) < self.width:
+            raise ValueError(
+                f"draft_width={self.draft_width} is below width={self.width}: no level could ever be accepted; "
+                f"pass draft_width >= {self.width}"
+            )
+        if self.nodes is not None and self.nodes < self.width:
+            raise ValueError(f"nodes={self.nodes} is below width={self.width}: pass nodes >= {self.width}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(f"early_stopping must be True, False or 'never', not {self.early_stopping!r}")
+        if self.verification not in VERIFICATIONS:
+            raise ValueError(f"verification must be one of {', '.join(VERIFICATIONS)}, not {self.verification!r}")
+
+    def _ending(self, input_ids: Tensor) -> tuple[Ending, Trie | None]:
+        """When sequences end, and the trie with EOS where one of its sequences may end before the last token."""
+        trie, length = self.trie, self.max_new_tokens
+        eos = () if self.eos_token_id is None else tuple(torch.as_tensor(self.eos_token_id).view(-1).tolist())
+        if trie is None and length is None:
+            raise ValueError("without a trie, max_new_tokens must say how much to generate")
+        if trie is not None:
+            if not eos and trie.shortest < min(trie.length, length or trie.length):
+                raise ValueError(
+                    f"the trie holds sequences of {trie.shortest} to {trie.length} tokens, which takes a token that "
+                    "ends the shorter ones: set eos_token_id"
+                )
+            length = length or trie.length + (trie.shortest < trie.length)
+            if not eos:
+                length = min(length, trie.length)
+            elif length > trie.shortest or any(trie.holds(token) for token in eos):
+                trie = trie.ended_by(eos[0])
+                length = min(length, trie.length + 1)
+            else:
+                eos = ()  # every sequence is cut at the last token or ends with it
+        return (
+            Ending(
+                length, eos, self.length_penalty, self.early_stopping, self.stopping_criteria or None, input_ids
+            ),
+            trie,
+        )  # fmt: skip
+
+    def _legal(self, trie: Trie | None, input_ids: Tensor) -> Constraint:
+        processors = self.logits_processor
+        if trie is not None and not processors:
+            return TrieConstraint(trie)
+        if trie is not None:
+            processors = constrained(processors, trie, input_ids.shape[1], self.width)
+        return VocabularyConstraint(processors, input_ids, group=self.width, raw=self.raw)
+
+    def _check_vocabularies(
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, eos: tuple[int, ...]
+    ) -> None:  # fmt: skip
+        if self.uses_model and draft is None:
+            which = f"gamma={self.gamma}" if self.drafter == "model" else f"drafter={self.drafter!r}"
+            raise ValueError(f"{which} needs a draft model; pass draft=, or drafter='none' for plain beam search")
+        sizes = {"target": target.config.get_text_config().vocab_size}
+        if self.uses_model:
+            sizes["draft"] = draft.config.get_text_config().vocab_size
+        held = {"the prompts hold": int(input_ids.max())}
+        if self.trie is not None:
+            held |= {"the trie holds": self.trie.vocabulary_size - 1, "eos_token_id is": max(eos, default=0)}
+        for name, size in sizes.items():
+            for what, token in held.items():
+                if token >= size:
+                    raise ValueError(
+                        f"{what} token {token}, the {name}'s vocabulary ends at {size - 1}: another tokenizer, or "
+                        "embeddings that were not resized to it (resize_token_embeddings)?"
+                    )
+        # Under a trie, what lies beyond one of the vocabularies, such as padding, is never asked for.
+        if len(set(sizes.values())) > 1 and (self.trie is None or self.logits_processor):
+            raise ValueError(
+                f"target and draft differ in vocabulary: {sizes['target']} and {sizes['draft']} tokens; with one "
+                f"tokenizer, call draft.resize_token_embeddings({sizes['target']}), or pass a trie without processors"
+            )
+        most = self.width * sizes["target"]
+        if self.uses_model and self.trie is None and max(self._widths()) > most:
+            raise ValueError(f"draft_width={self.draft_width} exceeds the {most} continuations of {self.width} beams")
+
+    def _seeds(self, legal: Constraint, input_ids: Tensor) -> Tensor | None:
+        if self.verification == "strict":
+            return None
+        name, B = f"verification={self.verification!r}", len(input_ids)
+        if not isinstance(legal, TrieConstraint):
+            raise ValueError(f"{name} takes a trie and no logits processors: its noise belongs to the trie's states")
+        if self.stopping_criteria:
+            raise ValueError(f"{name} takes no stopping_criteria")
+        given = self.seeds.tolist() if hasattr(self.seeds, "tolist") else self.seeds  # tensors and arrays
+        if not isinstance(given, Sequence) or len(given) != B:
+            raise ValueError(f"{name} draws at random: pass seeds=, one integer a request, {B} here, not {given}")
+        if not all(isinstance(seed, int) and -(2**63) <= seed < 2**63 for seed in given):
+            raise ValueError(f"{name}: seeds must be integers of 64 bits, not {list(given)}")
+        return torch.tensor(list(given), device=input_ids.device)
+
+    def _verification(self, legal: Constraint, ending: Ending, seeds: Tensor | None) -> tuple[Verification, Scoring]:
+        """How the target verifies, and how the draft ranks."""
+        if seeds is None:
+            return Strict(likelihood), likelihood
+        name = f"verification={self.verification!r}"
+        if self.verification == "sample":
+            if self.length_penalty:
+                raise ValueError(f"{name} draws from the target's distribution: pass length_penalty=0")
+            if self.early_stopping is True:
+                raise ValueError(f"{name} must see all draws end: pass early_stopping=False")
+            return Strict(scoring := StochasticBeams(seeds)), scoring
+        if ending.early:
+            raise ValueError(
+                f"{name} takes sequences of one length: pass max_new_tokens={self.trie.shortest}, without an end token"
+            )
+        return Relaxed(seeds, legal), Sampled(seeds)
+
+
+def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> None:
+    if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape:
+        raise ValueError(
+            f"input_ids and attention_mask must both be (B, P), not {tuple(input_ids.shape)} and "
+            f"{tuple(attention_mask.shape)}"
+        )
+    if not bool(attention_mask[:, -1].all()):
+        raise ValueError("prompts must be left-padded: the last column of attention_mask holds a 0")

@@ -1,0 +1,1 @@
+"""From item texts or vectors to semantic identifiers."""

@@ -1,0 +1,192 @@
+"""What is known of the items, as text: Amazon's metadata of 2014, 2018 and 2023, or any JSON lines, CSV or Parquet."""
+
+import ast
+import csv
+import html
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from genrec.data.splits import load_splits
+from genrec.runtime.errors import UserError
+from genrec.runtime.files import sha256
+from genrec.runtime.progress import progress_bar
+from genrec.runtime.text import read_lines
+
+ITEMS = "items.parquet"  # of either process_data: raw_id (string), item (int)
+NUMBER = "item"  # the column of item numbers
+IDS = ("parent_asin", "asin", "raw_id", "item_id", NUMBER)  # columns that may name the item; the first there is taken
+FIELDS = {  # what a text says, in its order, and the columns that say it
+    "title": ("title",),
+    "brand": ("brand", "store"),
+    "categories": ("categories", "category"),
+    "description": ("description", "features", "feature"),
+}
+TEXT = "text"  # a column that says it all, in place of FIELDS; it is taken as it is
+_BROKEN = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)  # of json and ast
+
+
+@dataclass
+class ItemTexts:
+    """Texts by item number, and what was wrong with where they come from."""
+
+    texts: list[str]  # (n_items,); of an item without a text its raw id
+    without: list[int] = field(default_factory=list)  # items without any text
+    absent: Counter = field(default_factory=Counter)  # field -> items that lack it
+    broken: list[str] = field(default_factory=list)  # one line each: where, and why
+    twice: int = 0  # rows of an item that has a text already; the first counts
+    others: int = 0  # rows of items that the data set does not have
+
+    @property
+    def fingerprint(self) -> str:
+        return sha256("\0".join(self.texts).encode())[:16]
+
+    def problems(self) -> list[str]:
+        """One line for each kind of problem; what was not told (a brand, say) is one only where all is missing."""
+        found = []
+        if self.broken:
+            found.append(f"{len(self.broken)} broken rows were left out, the first: {self.broken[0]}")
+        if self.without:
+            first = ", ".join(f"{i} ({self.texts[i]})" for i in self.without[:10])
+            found.append(f"{len(self.without)} of {len(self.texts)} items have no text, only their raw id: {first}"
+                         + (", …" if len(self.without) > 10 else ""))  # fmt: skip
+        return found
+
+
+def item_names(folder: Path) -> list[str]:
+    """The raw id of every item, by number: from `items.parquet`, or, without one, the numbers of the splits' items.
+
+    Raises UserError if the table lacks a column, or its numbers are not 0, 1, 2 … each once.
+    """
+    path = folder / ITEMS
+    if not path.is_file():
+        return [str(item) for item in range(max(load_splits(folder).items()) + 1)]
+    table = _parquet(path)
+    lacking = {"raw_id", NUMBER} - set(table.schema_arrow.names)
+    if lacking:
+        raise UserError(f"{path}: has no column {min(lacking)}; process_data.sh writes raw_id and {NUMBER}")
+    columns = table.read(["raw_id", NUMBER]).to_pydict()
+    names = {number: str(raw) for raw, number in zip(columns["raw_id"], columns[NUMBER], strict=True)}
+    if sorted(names) != list(range(len(columns["raw_id"]))) or len(set(names.values())) < len(names):
+        raise UserError(f"{path}: the items are not numbered 0 to {len(columns['raw_id']) - 1} with a raw id each")
+    return [names[number] for number in range(len(names))]
+
+
+def read_texts(path: Path, names: list[str], id_column: str | None = None) -> ItemTexts:
+    """The text of every item. names: as `item_names`. id_column: where the file names its items; None for one of IDS.
+
+    A column `item` holds item numbers, any other raw ids. Raises UserError if no row names an item of the data set.
+    """
+    result, fields_of = ItemTexts(list(names)), {}
+    number_of: dict[str, int] = {}
+    for where, row in progress_bar(_rows(path), f"read {path.name}", "row"):
+        if isinstance(row, str):
+            result.broken.append(f"{where}: {row}")
+            continue
+        column = id_column or next((name for name in IDS if row.get(name) is not None), None)
+        if column is None or row.get(column) is None:
+            result.broken.append(f"{where}: no {id_column or ' or '.join(IDS)}")
+            continue
+        number_of = number_of or {str(i) if column == NUMBER else name: i for i, name in enumerate(names)}
+        item = number_of.get(str(row[column]))
+        if item is None:
+            result.others += 1
+        elif item in fields_of:
+            result.twice += 1
+        elif any((said := _said(row)).values()):
+            fields_of[item] = said
+    if not fields_of:
+        first = "".join(f"; {len(result.broken)} broken rows, the first: {b}" for b in result.broken[:1])
+        raise UserError(f"{path}: no row names an item of the data set, such as {names[0]!r}, and its title, "
+                        "brand, categories, description or text; --id_column says which column names the item"
+                        + first)  # fmt: skip
+    for item in range(len(names)):
+        said = fields_of.get(item, {})
+        result.absent.update(name for name in FIELDS if not said.get(name) and TEXT not in said)
+        if said:
+            parts = (f"{name.capitalize()}: {text}" for name, text in said.items() if text)
+            result.texts[item] = said[TEXT] if TEXT in said else "\n".join(parts)
+        else:
+            result.without.append(item)
+    return result
+
+
+def _said(row: dict) -> dict[str, str]:
+    """What a row says, by field."""
+    if isinstance(row.get(TEXT), str):
+        return {TEXT: row[TEXT].strip()}
+    return {name: _say(row, columns) for name, columns in FIELDS.items()}
+
+
+def _say(row: dict, columns: Iterable[str]) -> str:
+    """What the columns say, without HTML, each thing once."""
+    parts = dict.fromkeys(part for column in columns for part in _flat(row.get(column)))
+    clean = (" ".join(html.unescape(re.sub(r"<[^<>]+>", " ", part)).split()) for part in parts)
+    return ", ".join(dict.fromkeys(part for part in clean if part))
+
+
+def _flat(value: object) -> Iterator[str]:
+    """The texts in lists of lists of texts."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _flat(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
+    """(where, row), or (where, what is wrong with it), without reading all of a file at once."""
+    if not path.is_file():
+        raise UserError(f"--items {path}: no such file")
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        batches = _parquet(path).iter_batches(batch_size=4096)
+        yield from ((f"{path}, row {n}", row) for n, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
+    elif kind in ("csv", "json", "jsonl", "ndjson"):
+        yield from (_csv_rows if kind == "csv" else _json_rows)(path, read_lines(path))
+    else:
+        raise UserError(f"--items {path}: ends in none of .json, .jsonl, .ndjson, .csv (plain or .gz), .parquet")
+
+
+def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:
+    reader = csv.DictReader(file)
+    try:
+        for row in reader:
+            uneven = None in row or None in row.values()
+            yield f"{path}, line {reader.line_num}", "not as many fields as the header" if uneven else row
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
+def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield f"{path}, line {number}", _parse(line)
+
+
+def _parse(line: str) -> dict | str:
+    """A JSON object, or, as in the metadata of 2014, a Python dict of constants, which is parsed and never executed."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # escapes such as \/ in what is not meant as Python
+                row = ast.literal_eval(line.strip())
+        except _BROKEN:
+            return f"neither JSON nor a dict of constants: {line.strip()[:60]!r}"
+    return row if isinstance(row, dict) else f"not an object: {line.strip()[:60]!r}"
+
+
+def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file, or truncated ({error})") from error

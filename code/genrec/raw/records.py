@@ -1,0 +1,247 @@
+"""Raw files as arrays of interactions, read by duckdb: in parallel, and larger than memory.
+
+duckdb sees the raw ids, which it keeps on disk where they do not fit; what comes out is 20 bytes an interaction.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from genrec.raw.raw_files import RawFile, as_lines
+from genrec.runtime.errors import UserError
+from genrec.runtime.progress import progress_bar
+from genrec.runtime.text import read_blocks
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 5  # broken records that are shown
+MEMORY = "1GB"  # duckdb's; beyond it works on disk
+ROLES = ("user", "item", "timestamp", "rating")
+
+
+@dataclass(frozen=True)
+class Records:
+    """n interactions in the order of global time, then raw user id, then raw item id, then rating.
+
+    Users and items are numbers into `users` and `items`.
+    """
+
+    user: np.ndarray  # (n,) int32
+    item: np.ndarray  # (n,) int32
+    timestamp: np.ndarray  # (n,) int64, microseconds since 1970 UTC
+    rating: np.ndarray  # (n,) float32, NaN where the file has none
+    users: np.ndarray  # raw ids, str
+    items: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, chosen: np.ndarray) -> "Records":
+        """The interactions that a mask or indices choose; ids keep their numbers."""
+        columns = (getattr(self, role)[chosen] for role in ROLES)
+        return Records(*columns, self.users, self.items)
+
+
+@dataclass(frozen=True)
+class RecordsRead:
+    records: Records
+    read: int  # records in the files, blank lines aside
+    broken: int
+    below: int  # whole, but with a rating below the least
+
+
+def read_records(sources: Sequence[RawFile], min_rating: float | None, strict: bool, work: Path) -> RecordsRead:
+    """Interactions with a rating of at least `min_rating`, or all for None, or where a file has no ratings.
+
+    Broken records are counted, and the first are logged by file, line and field. `work`: a folder for what does not
+    fit in memory. Raises UserError for the first broken record if `strict`, and if nothing is left.
+    """
+    with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(work)}) as database:
+        database.execute(
+            "SET TimeZone = 'UTC'; SET autoinstall_known_extensions = false; SET preserve_insertion_order = false;"
+            "SET enable_progress_bar = false"
+        )
+        database.execute(
+            "CREATE TABLE records (file INT, line BIGINT, user VARCHAR, item VARCHAR, time BIGINT, rating FLOAT,"
+            "problem VARCHAR, value VARCHAR)"
+        )
+        for number, source in enumerate(sources):
+            _load(database, number, source)
+            _check(database, sources[: number + 1], number, strict)
+        ((read, broken),) = database.execute("SELECT count(*), count(problem) FROM records").fetchall()
+        logger.info(f"{read:,} records read; ordered by time")
+        records = _ordered(database, min_rating)
+    if not len(records):
+        least = "" if min_rating is None else f" with a rating of at least {min_rating:g} (--min_rating)"
+        raise UserError(f"--input: no whole record{least} among {read:,}, of which {broken:,} are broken")
+    return RecordsRead(records, read, broken, read - broken - len(records))
+
+
+def _load(database: duckdb.DuckDBPyConnection, number: int, source: RawFile) -> None:
+    query = f"INSERT INTO records {_parsed(source, number)}"
+    bar = progress_bar(source.path.stat().st_size, source.path.name, "B", unit_scale=True)
+    failure: list[UserError] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        line = 1
+        for block in read_blocks(source.path, lambda position: bar.update(position - bar.n)):
+            batch = as_lines(block, line)
+            line += len(batch)
+            yield batch
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from _ahead(batches())
+        except UserError as error:  # duckdb would wrap it
+            failure.append(error)
+            raise
+
+    try:
+        with bar:
+            if source.form == "parquet":
+                database.execute(query, {"path": str(source.path)})
+            else:
+                schema = pa.schema({"line": pa.int64(), "text": pa.string()})
+                database.register("lines", pa.RecordBatchReader.from_batches(schema, watched()))
+                database.execute(query)
+    except (duckdb.Error, pa.ArrowException) as error:
+        if failure:
+            raise failure[0] from None
+        raise UserError(f"{source.path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, each made while duckdb parses the one before: unpacking a gz takes as long as parsing it."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def _parsed(source: RawFile, number: int) -> str:
+    """The query that makes records of a file: its fields as text, then their values, then what is wrong with them."""
+    ratings = "rating" in source.columns
+    return f"""
+        WITH raw AS ({_fields(source)}),
+        fields AS (
+            SELECT line, text, f, f[1] AS user, f[2] AS item, TRY_CAST(f[3] AS DOUBLE) AS number,
+                TRY_CAST({"f[4]" if ratings else "NULL"} AS FLOAT) AS rating
+            FROM raw),
+        -- Seconds, milliseconds, microseconds or nanoseconds, whichever is a time between 1970 and 5138.
+        timed AS (
+            SELECT *, CASE WHEN number IS NULL THEN epoch_us(TRY_CAST(f[3] AS TIMESTAMPTZ))
+                WHEN abs(number) < 1e11 THEN CAST(round(number * 1e6) AS BIGINT)
+                WHEN abs(number) < 1e14 THEN CAST(round(number * 1e3) AS BIGINT)
+                WHEN abs(number) < 1e17 THEN CAST(round(number) AS BIGINT)
+                WHEN abs(number) < 1e19 THEN CAST(round(number / 1e3) AS BIGINT) END AS time
+            FROM fields),
+        judged AS (
+            SELECT *, CASE WHEN f IS NULL THEN 'line'
+                WHEN coalesce(user, '') = '' OR contains(user, chr(65533)) THEN 'user'
+                WHEN coalesce(item, '') = '' OR contains(item, chr(65533)) THEN 'item'
+                WHEN time IS NULL THEN 'timestamp'
+                WHEN {ratings} AND NOT coalesce(isfinite(rating), false) THEN 'rating' END AS problem
+            FROM timed)
+        SELECT {number}, line, user, item, time, rating, problem,
+            CASE problem WHEN 'line' THEN text WHEN 'user' THEN user WHEN 'item' THEN item
+                WHEN 'timestamp' THEN f[3] WHEN 'rating' THEN f[4] END
+        FROM judged"""
+
+
+def _fields(source: RawFile) -> str:
+    """The query for line, text and f: the list of user, item, timestamp and rating as text, NULL if there is none."""
+    names = [source.columns[role] for role in ROLES if role in source.columns]
+    if source.form == "parquet":
+        casts = ", ".join(f'CAST("{_double(name, chr(34))}" AS VARCHAR)' for name in names)
+        return f"""SELECT file_row_number + 1 AS line, NULL AS text, [{casts}] AS f
+            FROM read_parquet($path, file_row_number = true)"""
+    if source.form == "json":
+        paths = ", ".join(_text("/" + name.replace("~", "~0").replace("/", "~1")) for name in names)
+        fields = f"TRY(json_extract_string(text, [{paths}]))"  # NULL where the text is no JSON
+        return f"SELECT line, text, {fields} AS f FROM lines WHERE text NOT IN (chr(10), chr(13) || chr(10))"
+    places = [source.names.index(name) + 1 for name in names]
+    mark = re.escape(source.delimiter)
+    quoted = _text(f'{mark}("(?:[^"]|"")*"|[^{mark}]*)')
+    plain = """CASE WHEN parts[{0}][1] = '"' THEN replace(parts[{0}][2:-2], '""', '"') ELSE parts[{0}] END"""
+    return f"""
+        SELECT line, text, CASE WHEN len(parts) = {len(source.names)}
+            THEN [{", ".join(plain.format(place) for place in places)}] END AS f
+        FROM (
+            SELECT line, text, CASE WHEN contains(text, '"')
+                THEN regexp_extract_all({_text(source.delimiter)} || text, {quoted}, 1)
+                ELSE string_split(text, {_text(source.delimiter)}) END AS parts
+            FROM (
+                SELECT line, replace(replace(text, chr(10), ''), chr(13), '') AS text
+                FROM lines WHERE line > {source.header})
+            WHERE text != '')"""
+
+
+def _double(text: str, quote: str) -> str:
+    return text.replace(quote, 2 * quote)
+
+
+def _text(text: str) -> str:
+    return f"'{_double(text, chr(39))}'"
+
+
+def _check(database: duckdb.DuckDBPyConnection, sources: Sequence[RawFile], number: int, strict: bool) -> None:
+    """Log what is broken in a file, or refuse it."""
+    source = sources[number]
+    ((read, broken),) = database.execute(
+        "SELECT count(*), count(problem) FROM records WHERE file = ?", [number]
+    ).fetchall()
+    if not broken:
+        return
+    first = database.execute(
+        "SELECT line, problem, value FROM records WHERE file = ? AND problem IS NOT NULL ORDER BY line LIMIT ?",
+        [number, SHOWN],
+    ).fetchall()
+    said = [f"{source.path}, line {line}: {_said(source, problem, value)}" for line, problem, value in first]
+    if strict:
+        raise UserError(f"{said[0]}; {broken:,} of {read:,} records are broken, which --strict refuses")
+    logger.warning(f"{source.path}: {broken:,} of {read:,} records are broken and left out, the first of them:")
+    for line in said:
+        logger.warning(f"  {line}")
+
+
+def _said(source: RawFile, problem: str, value: str | None) -> str:
+    if problem == "line":
+        fault = (
+            "is no JSON object"
+            if source.form == "json"
+            else f"has not the {len(source.names)} fields {', '.join(source.names)}"
+        )
+        return f"{value.strip()[:60]!r} {fault}"
+    field = f"field {source.columns[problem]}"
+    if not value:
+        return f"{field} is missing"
+    return f"{field}: {value[:60]!r} is " + {"timestamp": "no number and no date", "rating": "no number"}.get(
+        problem, "not UTF-8"
+    )
+
+
+def _ordered(database: duckdb.DuckDBPyConnection, min_rating: float | None) -> Records:
+    kept = "problem IS NULL" + (
+        f" AND (rating IS NULL OR rating >= {float(min_rating)})" if min_rating is not None else ""
+    )
+    ids = {}
+    for role in ("user", "item"):
+        database.execute(
+            f"CREATE TABLE {role}s AS SELECT raw, CAST(row_number() OVER (ORDER BY raw) - 1 AS INT) AS number"
+            f" FROM (SELECT DISTINCT {role} AS raw FROM records WHERE {kept})"
+        )
+        ids[role] = database.execute(f"SELECT raw FROM {role}s ORDER BY number").fetchnumpy()["raw"]
+    columns = database.execute(
+        f"""SELECT users.number AS user, items.number AS item, time AS timestamp, coalesce(rating, 'nan') AS rating
+        FROM records JOIN users ON user = users.raw JOIN items ON item = items.raw WHERE {kept}
+        ORDER BY time, users.number, items.number, rating"""
+    ).fetchnumpy()
+    return Records(*(np.asarray(columns[role]) for role in ROLES), np.asarray(ids["user"]), np.asarray(ids["item"]))
