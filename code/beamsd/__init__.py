@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     )
     from beamsd.models.prefix import Prefix
     from beamsd.search.beam_search import Result, beam_search, rounds
+    from beamsd.search.scoring import Trace
     from beamsd.search.settings import Settings
     from beamsd.search.state import Round
     from beamsd.speed.auto import Auto
@@ -34,6 +35,7 @@ __all__ = [
     "Round",
     "Settings",
     "SpeculativeOutput",
+    "Trace",
     "Tree",
     "Trie",
     "beam_search",
@@ -48,7 +50,8 @@ __all__ = [
 _MODULE_OF = {
     "Auto": "speed.auto", "Clock": "speed.clock", "Prefix": "models.prefix", "Program": "speed.program",
     "Result": "search.beam_search", "Round": "search.state", "Settings": "search.settings",
-    "SpeculativeOutput": "generation", "Tree": "tree", "Trie": "trie", "beam_search": "search.beam_search",
+    "SpeculativeOutput": "generation", "Trace": "search.scoring", "Tree": "tree", "Trie": "trie",
+    "beam_search": "search.beam_search",
     "beam_search_by_SD": "generation", "beam_search_by_SD_4timing": "generation",
     "beam_search_by_TreeAttn": "generation", "replace_beam_search_with_TreeAttn": "generation",
     "rounds": "search.beam_search", "speculate": "generation",

@@ -72,6 +72,10 @@ class Tree:
         """Forget the nodes from slot `size` on, as long as no cache that goes on has read them."""
         self.size = size
 
+    def rows(self, rows: Tensor) -> Tree:
+        """The trees of these rows (b,) alone."""
+        return Tree(self.tokens[rows], self.parents[rows], self.visible[rows], self.size)
+
     def live(self, nodes: Tensor, below: int) -> Tensor:
         """Which slots (B, below) hold a node that `nodes` (B, m) still attend to; the others are dead."""
         visible = self.visible[..., :below]

@@ -95,6 +95,7 @@ class Trie:
         self.vocabulary_size = int(tokens.max()) + 1
         self.eos = None
         self._held: dict[int, bool] = {}
+        self._keys: Tensor | None = None
         self._views: dict[torch.device | int, Trie] = {}
 
     @property
@@ -136,7 +137,8 @@ class Trie:
 
     def _like(self, tokens: Tensor, first_child: Tensor, final: Tensor, eos: int | None) -> Trie:
         view = copy(self)
-        view.tokens, view.first_child, view.final, view.eos, view._views = tokens, first_child, final, eos, {}
+        view.tokens, view.first_child, view.final, view.eos = tokens, first_child, final, eos
+        view._views, view._keys = {}, None
         return view
 
     def children(self, states: Tensor, slots: int = 0) -> Tensor:
@@ -163,9 +165,23 @@ class Trie:
 
     def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The states (...) after one more token (...) each; `dead` where it is not legal."""
-        children = self.children(states)
-        legal = (self.tokens[children] == tokens[..., None]) & (children != self.dead)
-        return torch.where(legal, children, self.dead).amin(-1)
+        keys, base = self._sorted_keys(), self.vocabulary_size
+        key = states * base + tokens
+        place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+        legal = (keys[place] == key) & (tokens >= 0) & (tokens < base)
+        after = torch.where(legal, place + 1, self.dead)
+        if self.eos is None:
+            return after
+        return torch.where(self.final[states] & (tokens == self.eos) & ~legal, self.end, after)
+
+    def _sorted_keys(self) -> Tensor:
+        """(n_states - 1,) long, ascending: of each state but the root, its parent times the vocabulary size, plus its
+        token. Made at first use."""
+        if self._keys is None:
+            n_children = self.first_child.diff()[: self.end]
+            parents = torch.arange(self.end, device=n_children.device).repeat_interleave(n_children)
+            self._keys = parents * self.vocabulary_size + self.tokens[1 : self.end]
+        return self._keys
 
     def walk(self, sequences: Tensor) -> Tensor:
         """The states (..., l + 1) along `sequences` (..., l): root first, one after every token."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from beamsd import Clock, Trie, beam_search
+from beamsd import Clock, Trace, Trie, beam_search
 from conftest import (
     ARCHITECTURES,
     LENGTH,
@@ -199,3 +199,32 @@ def test_what_does_not_fit_is_refused(change, message):
     options = dict(attention_mask=None, trie=Trie(random_items(9)), width=5, draft=target, draft_width=5, gamma=2)
     with pytest.raises(ValueError, match=message):
         beam_search(target, torch.tensor([[5, 6, 7]]), **(options | change))
+
+
+@torch.inference_mode()
+def test_a_trace_holds_what_the_target_said_before_every_token():
+    model, items = tiny_llama(0, layers=2), random_items(30)
+    ids, mask = random_prompts(3, 6)
+    trie, trace = Trie(items), Trace()
+    result = beam_search(model, ids, mask, width=5, trie=trie, trace=trace)
+    for row, seen in enumerate(mask.bool()):
+        prompt = ids[row][seen]
+        for sequence, ranks in zip(result.sequences[row], result.ranks[row], strict=True):
+            for level in range(LENGTH):
+                logits = model(torch.cat([prompt, sequence[:level]])[None]).logits[0, -1].float()
+                state, said = trace.states[level][row, ranks[level]], trace.log_probs[level][row, ranks[level]]
+                children = trie.children(state)
+                assert state == trie.walk(sequence)[level]
+                expected = logits.log_softmax(-1)[trie.tokens[children]].masked_fill(children == trie.dead, -torch.inf)
+                torch.testing.assert_close(said, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"trie": None, "max_new_tokens": 4}, {"drafter": "trie"}, {"verification": "sample", "seeds": [1, 2, 3]}],
+)
+def test_a_trace_of_more_than_plain_beam_search_is_refused(settings):
+    ids, mask = random_prompts(3, 6)
+    settings = {"trie": Trie(random_items(30)), "drafter": "none"} | settings
+    with pytest.raises(ValueError, match="trace takes a trie"):
+        beam_search(tiny_llama(0, layers=1), ids, mask, width=5, trace=Trace(), **settings)

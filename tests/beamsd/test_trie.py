@@ -69,6 +69,18 @@ def test_bad_items_are_refused(build):
         build()
 
 
+@pytest.mark.parametrize("eos", [None, 2, 5, 99])
+def test_advancing_is_choosing_among_the_children(eos):
+    trie = Trie.from_sequences([[3, 4], [3, 4, 5], [6], [7, 2], [7]])
+    trie = trie if eos is None else trie.ended_by(eos)
+    states = torch.arange(trie.dead + 1)
+    children = trie.children(states)
+    for token in (-1, *range(9), 99):
+        legal = (trie.tokens[children] == token) & (children != trie.dead)
+        expected = torch.where(legal, children, trie.dead).amin(-1)
+        assert torch.equal(trie.advance(states, torch.full_like(states, token)), expected)
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     trie = Trie.from_sequences([[3, 4], [3, 4, 5], [6]])
     trie.save(tmp_path / "items.safetensors")

@@ -1,16 +1,9 @@
 import pytest
 import torch
 
-from specgr.decoding.prefixes import Prefixes, TigerBeams
-
-
-def test_prefixes_advance_as_the_trie_does(codes):
-    prefixes = Prefixes.of(codes)
-    states = torch.arange(prefixes.trie.dead + 1).repeat_interleave(codes.vocabulary_size)
-    tokens = torch.arange(codes.vocabulary_size).repeat(prefixes.trie.dead + 1)
-    expected = prefixes.trie.advance(states, tokens)
-    assert torch.equal(prefixes.advance(states, tokens), expected)
-    assert (expected != prefixes.trie.dead).sum() == len(prefixes.keys) == prefixes.trie.end - 1
+from beamsd.search.beams import Beams
+from specgr.decoding.prefixes import Prefixes
+from specgr.decoding.specgr_search import advance
 
 
 def test_below_a_prefix_are_the_items_that_begin_with_it(codes):
@@ -25,16 +18,16 @@ def test_below_a_prefix_are_the_items_that_begin_with_it(codes):
 
 
 @pytest.mark.parametrize("width", [1, 4, 30, 10_000])
-def test_beams_grow_by_the_best_of_all_continuations(codes, width):
-    prefixes = Prefixes.of(codes)
-    beams = TigerBeams.start(3, torch.device("cpu"))
+def test_beams_grow_by_the_best_of_all_continuations(codes, tiger, width):
+    trie = Prefixes.of(codes).trie
+    beams = Beams.at_root(tiger.root(3, 1), 1, codes.levels, invalid_score=-torch.inf)
     for parents in (1, min(7, width)):
-        beams = TigerBeams(*(getattr(beams, name)[:, :parents] for name in ("tokens", "states", "log_probs", "path")))
-        log_probs = torch.randn(3, beams.states.shape[1], codes.vocabulary_size)
-        total = log_probs + beams.log_probs.sum(-1, keepdim=True)
-        grown = beams.advance(log_probs, width, prefixes)
-        best = total.flatten(1).sort(descending=True)
+        beams = beams.take(torch.arange(parents).expand(3, -1))
+        following = torch.randn(3, parents, codes.vocabulary_size)
+        grown = advance(beams, following, width, trie)
+        best = (beams.log_probs[..., None] + following).flatten(1).sort(descending=True)
         indices = best.indices[:, :width]
-        assert torch.equal(grown.tokens[..., -1], indices % codes.vocabulary_size)
-        torch.testing.assert_close(grown.log_probs.sum(-1), best.values[:, :width])
-        beams = TigerBeams(grown.tokens, grown.states, grown.log_probs, grown.tokens)  # no decoder has read them
+        assert torch.equal(grown.tokens, indices % codes.vocabulary_size)
+        torch.testing.assert_close(grown.log_probs, best.values[:, :width])
+        assert torch.equal(grown.states, trie.walk(grown.sequences[..., : grown.depths[0]])[..., -1])
+        beams = grown

@@ -13,7 +13,7 @@ from specgr.decoding.neighbours import NeighbourDrafter
 from specgr.decoding.prefixes import Prefixes
 from specgr.decoding.specgr_search import UNVERIFIED, SpecGR, SpecGRSettings
 from specgr.decoding.verifier import TigerVerifier
-from specgr.networks import t5_tree as tree
+from specgr.networks import t5_reader
 from tiny_tiger import random_codes, random_histories, random_tiger
 
 N_ITEMS, BATCH = 60, 6
@@ -152,7 +152,7 @@ def test_a_batch_is_its_requests_one_by_one(seed):
 def test_rows_read_a_few_at_a_time_are_rows_read_together(monkeypatch):
     specgr, histories = make(draft_size=6, num_beams=10, threshold=-3.5), random_histories(N_ITEMS, BATCH)
     together = specgr.recommend(histories, 12)
-    monkeypatch.setattr(tree, "BLOCK", 2 * 10 * specgr.verifier.codes.vocabulary_size)  # two rows of 10 beams
+    monkeypatch.setattr(t5_reader, "BLOCK", 2 * 10 * specgr.verifier.codes.vocabulary_size)  # two rows of 10 beams
     parts = specgr.recommend(histories, 12)
     assert torch.equal(parts.items, together.items)
     torch.testing.assert_close(parts.scores, together.scores, atol=1e-4, rtol=1e-4)
@@ -161,9 +161,10 @@ def test_rows_read_a_few_at_a_time_are_rows_read_together(monkeypatch):
 class Watched(SpecGR):
     """Notes what is drafted under which beams."""
 
-    def draft(self, left, beams):
-        items, owner, there = super().draft(left, beams)
-        object.__setattr__(self, "notes", [*getattr(self, "notes", []), (items, there, beams.tokens)])
+    def draft(self, left, beams, depth):
+        items, owner, there = super().draft(left, beams, depth)
+        tokens = beams.sequences[..., :depth]
+        object.__setattr__(self, "notes", [*getattr(self, "notes", []), (items, there, tokens)])
         return items, owner, there
 
 
@@ -208,16 +209,16 @@ def test_decoding_ends_as_soon_as_every_row_has_k_accepted():
     class Counting(TigerVerifier):
         passes = 0
 
-        def decoder(self, encoded):
-            decoder = super().decoder(encoded)
-            read = decoder.read
+        def reader(self, encoded):
+            reader = super().reader(encoded)
+            catch_up = reader.catch_up
 
             def counted(*arguments):
                 Counting.passes += 1
-                return read(*arguments)
+                return catch_up(*arguments)
 
-            decoder.read = counted
-            return decoder
+            reader.catch_up = counted
+            return reader
 
     specgr = make(draft_size=6, num_beams=30, threshold=-math.inf)
     specgr = replace(specgr, verifier=Counting(specgr.verifier.tiger, specgr.verifier.codes))

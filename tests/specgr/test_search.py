@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pytest
 import torch
 
 from specgr.data.codes import NOTHING
@@ -19,9 +22,9 @@ def test_the_plain_search_is_that_of_transformers(codes, tiger):
         max_new_tokens=codes.levels, length_penalty=0.0, output_scores=True, return_dict_in_generate=True,
     )  # fmt: skip
     with torch.inference_mode():
-        beams = search(codes, tiger, constrained=False).search(histories, width)
-    assert torch.equal(beams.tokens, expected.sequences[:, 1:].unflatten(0, (6, width)))
-    torch.testing.assert_close(beams.log_probs.sum(-1).flatten(), expected.sequences_scores, atol=1e-4, rtol=1e-4)
+        found = search(codes, tiger, constrained=False).search(histories, width)
+    assert torch.equal(found.sequences, expected.sequences[:, 1:].unflatten(0, (6, width)))
+    torch.testing.assert_close(found.scores.flatten(), expected.sequences_scores, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -55,3 +58,11 @@ def test_a_plain_search_lists_the_items_among_its_beams_and_a_constrained_one_it
             torch.testing.assert_close(lists.scores[row, : len(found)], scores[row, found], atol=1e-4, rtol=1e-4)
             assert lists.scores[row].isneginf().tolist() == (lists.items[row] == NOTHING).tolist()
     assert len(search(codes, tiger, True).recommend(histories, 1000).items[0].unique()) == len(codes.codes) + 1
+
+
+@pytest.mark.parametrize("k", [5, 30, 1000])
+def test_drafting_by_the_trie_gives_the_same_lists(codes, tiger, k):
+    histories, plain = random_histories(len(codes.codes), 6), search(codes, tiger, constrained=True)
+    expected, lists = plain.recommend(histories, k), replace(plain, drafter="trie").recommend(histories, k)
+    assert torch.equal(lists.items, expected.items)
+    torch.testing.assert_close(lists.scores, expected.scores, atol=1e-4, rtol=1e-4)

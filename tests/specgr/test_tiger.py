@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from genrec.runtime.errors import UserError
-from specgr.data.codes import NOTHING, PAD
-from specgr.networks.t5_tree import Cache, read
+from specgr.data.codes import NOTHING
 from specgr.networks.tiger import Tiger
 
 
@@ -30,15 +29,22 @@ def test_one_pass_over_many_identifiers_is_a_pass_over_each(codes, tiger, encode
 def test_reading_token_by_token_from_the_cache_is_reading_at_once(codes, tiger, encoded):
     _, mask, hidden = encoded
     tokens = codes.tokens[[7, 8, 9]]
-    inputs = torch.cat([torch.full((3, 1), PAD), tokens[:, :-1]], 1)
-    cache, states = Cache(), []
+    tree, reader, logits = tiger.root(3, codes.levels), tiger.reader(hidden, mask), []
+    nodes = torch.zeros(3, 1, dtype=torch.long)
     for depth in range(codes.levels):
-        path = torch.arange(depth + 1)
-        paths = path.expand(3, 1, -1)
-        states.append(read(tiger.t5.decoder, inputs[:, [depth]], path[-1:], paths, hidden, mask, cache))
-    torch.testing.assert_close(
-        tiger.head(torch.cat(states, 1)), tiger.logits(hidden, mask, tokens[:, None])[:, 0], atol=1e-4, rtol=1e-4
-    )
+        logits.append(reader.catch_up(tree, tree.size - 1).logits(nodes))
+        if depth == 1:  # what is forgotten, or moved, leaves no trace
+            mark = reader.bookmark()
+            tree.append(nodes, tokens[:, [3]])
+            reader.catch_up(tree, tree.size - 1)
+            tree.cut(tree.size - 1)
+            reader.return_to(mark)
+            tree, _ = tree.keep(torch.arange(tree.size).expand(3, -1), codes.levels)
+            reader.keep(torch.arange(tree.size).expand(3, -1), codes.levels)
+        if depth < codes.levels - 1:
+            nodes = tree.append(nodes, tokens[:, [depth]])
+    expected = tiger.logits(hidden, mask, tokens[:, None])[:, 0]
+    torch.testing.assert_close(torch.cat(logits, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

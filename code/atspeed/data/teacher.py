@@ -5,7 +5,7 @@ prefix of a prompt's beams: normalised over the full vocabulary, in float16. doc
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,11 +16,7 @@ from atspeed.data.shards import claim_shard, clear_claims, save_shard, shard_pat
 from atspeed.data.teacher_data import FORMAT, Manifest, TeacherPlan
 from atspeed.prompts import EncodedSamples, left_pad
 from atspeed.tree_logits import tree_logits
-from beamsd import Prefix, Settings, Trie, rounds
-from beamsd.search.beams import Beams
-from beamsd.search.constraints import TrieContinuations
-from beamsd.search.scoring import likelihood
-from beamsd.search.verification import Strict
+from beamsd import Prefix, Trace, Trie, beam_search
 
 
 @torch.inference_mode()
@@ -38,19 +34,10 @@ def teach(
     many are a prompt's; starts (B, K, L): where among them the children of the prefix before each token begin.
     """
     ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts))
-    heard: list[tuple[Tensor, Tensor]] = []
-
-    def listen(beams: Beams, options: TrieContinuations) -> tuple[Tensor, Tensor]:
-        heard.append((beams.states, options.log_probs))
-        return likelihood(beams, options)
-
-    search = replace(
-        Settings(width=plan.beam_size, trie=trie).plan(model, None, ids, mask), verification=Strict(listen)
-    )
-    for last in rounds(model, ids, mask, search, prefix=prefix):
-        beams = last.beams
-    real, cells = beams.scores.isfinite(), beams.ranks.clamp(min=0)
-    states = torch.stack([before for before, _ in heard], -1).gather(1, cells)  # (B, K, L), before each token
+    trace = Trace()
+    found = beam_search(model, ids, mask, width=plan.beam_size, trie=trie, drafter="none", prefix=prefix, trace=trace)
+    real, cells = found.scores.isfinite(), found.ranks.clamp(min=0)
+    states = torch.stack(trace.states, -1).gather(1, cells)  # (B, K, L), before each token
     states = states.masked_fill(~real[..., None], trie.dead)
     # Beams of one prompt that share a prefix share what follows: keep one of each.
     row, level = (torch.arange(n, device=ids.device) for n in (len(ids), states.shape[-1]))
@@ -60,13 +47,13 @@ def teach(
     keeper = torch.empty_like(keys).scatter_(0, inverse.flatten(), cells.flatten())
     owner, children = keys // (trie.dead + 1), trie.children(keys % (trie.dead + 1))
     legal = children != trie.dead
-    log_probs = torch.stack([log_probs for _, log_probs in heard], 1).flatten(0, 2)[keeper][legal]
+    log_probs = torch.stack(trace.log_probs, 1).flatten(0, 2)[keeper][legal]
     sizes = legal.sum(-1)
     counts = torch.zeros_like(ids[:, 0]).index_add_(0, owner, sizes)
     starts = sizes.cumsum(0) - sizes - (counts.cumsum(0) - counts)[owner]
     taught = {
-        "beams": _narrow(beams.sequences.where(real[..., None], 0), model.config.vocab_size),
-        "scores": beams.scores,
+        "beams": _narrow(found.sequences, model.config.vocab_size),
+        "scores": found.scores,
         "log_probs": log_probs.half(),
         "counts": counts,
         "starts": _narrow(starts[inverse], plan.beam_size * len(level) * trie.fanout),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,35 @@ class TreeOutput:
     since: int
     head: Callable[[Tensor], Tensor]
 
+    def at(self, nodes: Tensor) -> Tensor:
+        """The states (B, m, D) at `nodes` (B, m)."""
+        return self.states.gather(1, (nodes - self.since)[..., None].expand(*nodes.shape, self.states.shape[-1]))
+
     def logits(self, nodes: Tensor) -> Tensor:
-        """Of the word after each of `nodes` (B, m): (B, m, V) float32, over the full vocabulary; never a view."""
-        rows = (nodes - self.since)[..., None].expand(*nodes.shape, self.states.shape[-1])
-        return self.head(self.states.gather(1, rows)).float()
+        """Next-token logits (B, m, V) float32 at `nodes` (B, m), over the full vocabulary; never a view."""
+        return self.head(self.at(nodes)).float()
+
+
+class TreeReader(Protocol):
+    """Reads a token tree with a model: `Reader`, or one for models that it does not know."""
+
+    forwards: list[int]  # tokens a row that each forward has read
+    read: int  # slots of the tree that it has read
+
+    def begin(self, batch: int) -> None:
+        """Start over with an empty tree of `batch` rows."""
+
+    def catch_up(self, tree: Tree, since: int) -> TreeOutput:
+        """Read all nodes that are new; returns the outputs at the nodes from slot `since` on."""
+
+    def keep(self, slots: Tensor, capacity: int) -> None:
+        """Keep the nodes at `slots` (B, m) only, in that order, with room for `capacity`."""
+
+    def bookmark(self) -> tuple[int, ...]:
+        """Where it stands, for `return_to`."""
+
+    def return_to(self, bookmark: tuple[int, ...]) -> None:
+        """Forget what was read since the bookmark."""
 
 
 class TreeLayer(DynamicLayer):

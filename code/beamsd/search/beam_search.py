@@ -20,7 +20,7 @@ from beamsd.search.beams import INVALID_SCORE
 from beamsd.search.finished import Ending
 from beamsd.search.plan import SearchPlan
 from beamsd.search.settings import Settings
-from beamsd.search.state import Round, SearchState, SpanTimer, StateFactory
+from beamsd.search.state import Decoding, DecodingFactory, Round, SearchState, SpanTimer, reader_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,25 +60,46 @@ def rounds(
     draft: PreTrainedModel | None = None,
     clock: SpanTimer | None = None,
     prefix: Prefix | None = None,
-    program: StateFactory | None = None,
+    program: DecodingFactory | None = None,
 ) -> Iterator[Round]:
     """Decode round by round. plan: from `Settings.plan`, for these very models and prompts. The tensors of a round are
     valid until the next, under a `program` until its next use."""
+    yield from _play(_decoding(target, input_ids, attention_mask, plan, draft, clock, prefix, program))
+
+
+@torch.inference_mode()
+def decode(state: Decoding) -> Result:
+    """Decode a batch to its end."""
+    done, accepted = None, []
+    for done in _play(state):
+        accepted.append(done.accepted)
+    return _result(done, state.plan.ending, torch.stack(accepted, -1))
+
+
+def _play(state: Decoding) -> Iterator[Round]:
+    outlook = state.begin()
+    while True:
+        left, *known = outlook.tolist()  # the only host sync of a round
+        if not left:
+            return
+        outlook = state.step(left, known)
+        yield state.round()
+
+
+def _decoding(
+    target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, plan: SearchPlan,
+    draft: PreTrainedModel | None, clock: SpanTimer | None, prefix: Prefix | None, program: DecodingFactory | None,
+) -> Decoding:  # fmt: skip
     if prefix and is_long(target, plan.longest):
         prefix = None
     if prefix and (arranged := prefix.in_front(input_ids, attention_mask)):
         input_ids, attention_mask = arranged
     else:
         prefix = None
-    make = program.state if program else SearchState
-    run = make(target, draft, plan, input_ids, attention_mask, clock, prefix)
-    outlook = run.begin()
-    while True:
-        left, *known = outlook.tolist()  # the only host sync of a round
-        if not left:
-            return
-        outlook = run.step(left, known)
-        yield run.round()
+    if program:
+        return program.decoding(target, draft, plan, input_ids, attention_mask, clock, prefix)
+    read, read_draft = (reader_of(model, plan, input_ids.shape[1], prefix) for model in (target, draft))
+    return SearchState(plan, input_ids, attention_mask, read, read_draft, clock=clock, prefix_tokens=len(prefix or ()))
 
 
 @torch.inference_mode()
@@ -90,7 +111,7 @@ def beam_search(
     draft: PreTrainedModel | None = None,
     clock: SpanTimer | None = None,
     prefix: Prefix | None = None,
-    program: StateFactory | None = None,
+    program: DecodingFactory | None = None,
     **settings: object,
 ) -> Result:
     """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
@@ -107,13 +128,8 @@ def beam_search(
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     plan = Settings(**settings).plan(target, draft, input_ids, attention_mask)
-    accepted = []
     with program.lock if program else nullcontext():
-        for done in rounds(
-            target, input_ids, attention_mask, plan, draft=draft, clock=clock, prefix=prefix, program=program
-        ):  # fmt: skip
-            accepted.append(done.accepted)
-        return _result(done, plan.ending, torch.stack(accepted, -1))
+        return decode(_decoding(target, input_ids, attention_mask, plan, draft, clock, prefix, program))
 
 
 def _result(last: Round, ending: Ending, accepted: Tensor) -> Result:

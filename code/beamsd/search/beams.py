@@ -80,6 +80,10 @@ class Beams:
         """Which beams (B, K) are none: they only fill up the width."""
         return self.log_probs < INVALID_SCORE / 2
 
+    def rows(self, rows: Tensor) -> Beams:
+        """The beams of these rows (b,) alone."""
+        return Beams(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     def take(self, slots: Tensor) -> Beams:
         """The beams at `slots` (B, m), in that order."""
         history = slots[..., None].expand(*slots.shape, self.sequences.shape[-1])

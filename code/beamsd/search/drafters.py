@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from beamsd.models.reader import Reader, TreeOutput
+from beamsd.models.reader import TreeOutput, TreeReader
 from beamsd.search.beams import Beams, Level, Scoring
 from beamsd.search.constraints import Constraint, TrieConstraint
 from beamsd.search.plan import SearchPlan
@@ -18,7 +18,7 @@ from beamsd.tree import Tree
 
 
 class Drafter(Protocol):
-    readers: tuple[Reader, ...]  # of draft models
+    readers: tuple[TreeReader, ...]  # of draft models
     follows: bool  # whether they read on in later rounds
 
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Drafter(Protocol):
 class NoDrafter:
     """Nothing is drafted: gamma 0, plain beam search."""
 
-    readers: tuple[Reader, ...] = ()
+    readers: tuple[TreeReader, ...] = ()
     follows = False
 
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class ModelDrafter(NoDrafter):
     legal: Constraint
     scoring: Scoring
     widths: tuple[int, ...]  # N of each level, so gamma numbers
-    readers: tuple[Reader, ...]  # one
+    readers: tuple[TreeReader, ...]  # one
     follows = True
 
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
@@ -111,7 +111,7 @@ class HybridDrafter(NoDrafter):
     widths: tuple[int | None, int]  # of the first level, None for all there is, and of the second
     below: TrieDrafter
     static: bool  # no shape may depend on the draft: below the second level there are all the nodes there is room for
-    readers: tuple[Reader, ...]  # one
+    readers: tuple[TreeReader, ...]  # one
 
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
         return self.below.host_counts(beams, left)
@@ -142,7 +142,7 @@ class HybridDrafter(NoDrafter):
         return [above, _append_level(tree, second, parents, above.beams, None)]
 
 
-def make_drafter(plan: SearchPlan, read: Callable[[], Reader], static: bool) -> Drafter:
+def make_drafter(plan: SearchPlan, read: Callable[[], TreeReader], static: bool) -> Drafter:
     """Who drafts. read: makes a reader of the draft model. static: no shape may depend on the draft."""
     legal = plan.legal.for_draft(plan.ending.eos, plan.constrained_softmax)
     below = TrieDrafter(legal, plan.nodes)

@@ -1,7 +1,7 @@
 """What beam search ranks by: likelihood, or likelihood with noise. Each takes beams and their options and returns the
 options' scores and cumulative log-probabilities, (B, K, C) float32 each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,22 @@ def likelihood(beams: Beams, options: Continuations) -> tuple[Tensor, Tensor]:
     """Plain beam search: the best are the likeliest."""
     log_probs = beams.log_probs[..., None] + options.log_probs
     return log_probs, log_probs
+
+
+@dataclass
+class Trace:
+    """Records the target's log-probabilities at every level of plain beam search under a trie.
+
+    Pass one as `trace` to `beam_search`; it holds one batch.
+    """
+
+    states: list[Tensor] = field(default_factory=list)  # (B, K) long each, the beams' states before the level's token
+    log_probs: list[Tensor] = field(default_factory=list)  # (B, K, C) float32 each, of the children of those states
+
+    def __call__(self, beams: Beams, options: TrieContinuations) -> tuple[Tensor, Tensor]:
+        self.states.append(beams.states)
+        self.log_probs.append(options.log_probs)
+        return likelihood(beams, options)
 
 
 @dataclass(frozen=True)

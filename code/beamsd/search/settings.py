@@ -14,7 +14,7 @@ from beamsd.search.beams import Scoring
 from beamsd.search.constraints import Constraint, TrieConstraint, VocabularyConstraint, constrained
 from beamsd.search.finished import Ending
 from beamsd.search.plan import SearchPlan, Verification
-from beamsd.search.scoring import Sampled, StochasticBeams, likelihood
+from beamsd.search.scoring import Sampled, StochasticBeams, Trace, likelihood
 from beamsd.search.verification import Relaxed, Strict
 from beamsd.trie import Trie, check_trie
 
@@ -48,6 +48,7 @@ class Settings:
     logits_processor, stopping_criteria: as in `generate`; called with the very sequences that it would give them, so
     the rows of a batch go in step, and only those of transformers itself work for the draft too.
     raw: give logits, not log-probabilities, to the processors, as greedy search does.
+    trace: a `Trace`, to record the target's log-probabilities at every level, where nothing is drafted.
     """
 
     width: int
@@ -66,6 +67,7 @@ class Settings:
     logits_processor: LogitsProcessorList | None = None
     stopping_criteria: StoppingCriteriaList | None = None
     raw: bool = False
+    trace: Trace | None = None
 
     def __post_init__(self):
         check_trie(self.trie)
@@ -73,32 +75,41 @@ class Settings:
     def plan(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, attention_mask: Tensor
     ) -> SearchPlan:
-        """What these settings come to for this batch. Raises ValueError for what does not fit together."""
+        """Resolve the settings for one batch of these models. Raises ValueError for what does not fit together."""
+        plan = self.resolve(input_ids, attention_mask)
+        models, length = (target, draft) if self.uses_model else (target,), plan.ending.length
+        self._check_vocabularies(target, draft, input_ids, plan.ending.eos)
+        for model in models:
+            check_model(model, input_ids.shape[1] + length)
+        check_rotation(target, plan.longest, length)
+        for model in models:
+            check_length(model, plan.longest, length, input_ids.shape[1] + plan.most_nodes - self.width)
+        return plan
+
+    def resolve(self, input_ids: Tensor, attention_mask: Tensor) -> SearchPlan:
+        """Resolve the settings for one batch, whatever models read it. Raises ValueError as `plan` does."""
         self._check_numbers()
         _check_prompts(input_ids, attention_mask)
         ending, trie = self._ending(input_ids)
-        self._check_vocabularies(target, draft, input_ids, ending.eos)
-        tokens = input_ids.shape[1] + ending.length
-        for model in (target, draft) if self.uses_model else (target,):
-            check_model(model, tokens)
-        longest = int(attention_mask.sum(-1).max())
-        check_rotation(target, longest, ending.length)
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
         seeds = self._seeds(legal, input_ids)
         verification, draft_scoring = self._verification(legal, ending, seeds)
-        plan = SearchPlan(
+        return SearchPlan(
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
             constrained_softmax=self.constrained_softmax and self.verification != "relaxed",
-            in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds, longest=longest,
+            in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
+            longest=int(attention_mask.sum(-1).max()),
         )  # fmt: skip
-        for model in (target, draft) if self.uses_model else (target,):
-            check_length(model, longest, ending.length, input_ids.shape[1] + plan.most_nodes - self.width)
-        return plan
 
     @property
     def uses_model(self) -> bool:
         """Whether a draft model is needed."""
         return self.drafter == "hybrid" or (self.drafter == "model" and self.gamma > 0)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether anything is drafted at all."""
+        return self.uses_model or self.drafter == "trie"
 
     def _widths(self) -> tuple[int | None, ...]:
         """Of each level that the draft model ranks; None is as many as there are."""
@@ -132,6 +143,8 @@ class Settings:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(f"early_stopping must be True, False or 'never', not {self.early_stopping!r}")
+        if self.trace is not None and (not on_trie or self.verification != "strict" or self.drafts):
+            raise ValueError("trace takes a trie, no logits processors, verification='strict', and drafter='none'")
         if self.verification not in VERIFICATIONS:
             raise ValueError(f"verification must be one of {', '.join(VERIFICATIONS)}, not {self.verification!r}")
 
@@ -217,7 +230,7 @@ class Settings:
     def _verification(self, legal: Constraint, ending: Ending, seeds: Tensor | None) -> tuple[Verification, Scoring]:
         """How the target verifies, and how the draft ranks."""
         if seeds is None:
-            return Strict(likelihood), likelihood
+            return Strict(self.trace or likelihood), likelihood
         name = f"verification={self.verification!r}"
         if self.verification == "sample":
             if self.length_penalty:

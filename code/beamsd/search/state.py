@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from beamsd.models.prefix import Prefix
-from beamsd.models.reader import Reader
+from beamsd.models.reader import Reader, TreeReader
 from beamsd.models.support import positions_of
 from beamsd.search.beams import Beams, Level
 from beamsd.search.drafters import make_drafter
@@ -34,17 +34,6 @@ class SpanTimer(Protocol):
     def __call__(self, name: str) -> AbstractContextManager: ...
 
 
-class StateFactory(Protocol):
-    """Makes the state of a batch in the place of `SearchState`: a `Program`."""
-
-    lock: AbstractContextManager  # held from the first round of a batch to its last
-
-    def state(
-        self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: SearchPlan, input_ids: Tensor,
-        attention_mask: Tensor, clock: SpanTimer | None, prefix: Prefix | None,
-    ) -> SearchState: ...  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Round:
     """What one round did."""
@@ -59,36 +48,69 @@ class Round:
     prompt_tokens: int  # of the first forward of either, the prompt's
 
 
+class Decoding(Protocol):
+    """A batch that is decoded round by round: a `SearchState`, or one whose rounds a `Program` has captured."""
+
+    plan: SearchPlan
+
+    def begin(self) -> Tensor:
+        """See `SearchState`; so the others."""
+
+    def step(self, left: int, known: Sequence[int]) -> Tensor: ...
+
+    def round(self) -> Round: ...
+
+
+class DecodingFactory(Protocol):
+    """Makes a `Decoding` in the place of `SearchState`: a `Program`."""
+
+    lock: AbstractContextManager  # held from the first round of a batch to its last
+
+    def decoding(
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: SearchPlan, input_ids: Tensor,
+        attention_mask: Tensor, clock: SpanTimer | None, prefix: Prefix | None,
+    ) -> Decoding: ...  # fmt: skip
+
+
+def reader_of(
+    model: PreTrainedModel | None, plan: SearchPlan, prompt: int, prefix: Prefix | None,
+    make: Callable[..., TreeReader] = Reader,
+) -> Callable[[int], TreeReader]:  # fmt: skip
+    """A function that makes the reader of a model for a tree of so many nodes. prompt: tokens, padding included."""
+
+    def read(capacity: int) -> TreeReader:
+        length = plan.ending.length
+        longest = min(prompt + length - 1, positions_of(model) or prompt + length)  # the last token is never read
+        return make(model, capacity, longest, prefix=prefix.read_by(model) if prefix else None)
+
+    return read
+
+
 class SearchState:
-    """A batch on its way: its tree, its readers, its beams."""
+    """The decoding state of a batch: token tree, readers of target and draft, beams."""
 
     def __init__(
-        self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: SearchPlan, input_ids: Tensor,
-        attention_mask: Tensor, clock: SpanTimer | None = None, prefix: Prefix | None = None,
-        read: Callable[..., Reader] = Reader, static: bool = False,
+        self, plan: SearchPlan, input_ids: Tensor, attention_mask: Tensor, read: Callable[[int], TreeReader],
+        read_draft: Callable[[int], TreeReader] | None = None, *, clock: SpanTimer | None = None,
+        prefix_tokens: int = 0, static: bool = False,
     ):  # fmt: skip
-        """plan: from `Settings.plan`, for these very models and prompts. prefix: in front of all rows, before padding.
-        read: makes readers. static: see `Program`."""
+        """plan: from `Settings.plan` or `Settings.resolve`, for these prompts. read, read_draft: make the readers of
+        target and draft for a tree of so many nodes, see `reader_of`. prefix_tokens: of a `Prefix`, which stands in
+        front of all rows, before padding. static: see `Program`."""
         self.plan, self.clock = plan, clock or (lambda name: nullcontext())
         self.input_ids, self.attention_mask = input_ids, attention_mask
-        prompt, length = input_ids.shape[1], plan.ending.length
-        capacity = prompt + min(length, ROUNDS_KEPT) * plan.most_nodes
+        capacity = input_ids.shape[1] + min(plan.ending.length, ROUNDS_KEPT) * plan.most_nodes
         if static:
             capacity = -(-capacity // 256) * 256  # so that few capacities serve all
         self.tree = Tree.empty(len(input_ids), capacity, input_ids.device)
-        self.prompt_tokens = prompt - (len(prefix) if prefix else 0)
-
-        def reader(model: PreTrainedModel) -> Reader:
-            longest = min(prompt + length - 1, positions_of(model) or prompt + length)  # the last token is never read
-            return read(model, capacity, longest, prefix=prefix.read_by(model) if prefix else None)
-
-        self.reader = reader(target)
+        self.prompt_tokens = input_ids.shape[1] - prefix_tokens
+        self.reader = read(capacity)
         # On CUDA, looking at the draft would be one more host sync.
-        self.drafter = make_drafter(plan, lambda: reader(draft), static or input_ids.is_cuda)
+        self.drafter = make_drafter(plan, lambda: read_draft(capacity), static or input_ids.is_cuda)
 
     def begin(self) -> Tensor:
-        """Plant the prompts. Returns what the host must know before a round: levels left, and what the drafter wants
-        (1 + m,), the largest of the rows."""
+        """Start with the prompts alone. Returns what the host reads before a round: levels left, and the counts that
+        the drafter asks for (1 + m,), each the largest of the rows."""
         self.tree.reset(self.input_ids, self.attention_mask)
         for reader in (self.reader, *self.drafter.readers):
             reader.begin(len(self.input_ids))
@@ -149,7 +171,7 @@ class SearchState:
         self.since -= dropped
 
 
-def compacted(tree: Tree, readers: list[Reader], beams: Beams, room: int) -> tuple[Tree, Beams, int]:
+def compacted(tree: Tree, readers: list[TreeReader], beams: Beams, room: int) -> tuple[Tree, Beams, int]:
     """The tree, with room for `room` nodes, its readers and the beams, without the nodes that no beam attends to.
 
     Nodes that a reader has not read yet are kept, dead or alive, so that its place in the tree stays one number.

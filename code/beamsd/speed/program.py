@@ -22,7 +22,7 @@ from beamsd.models.parts import split
 from beamsd.models.prefix import Prefix
 from beamsd.models.reader import KeysValues, Reader
 from beamsd.search.plan import SearchPlan
-from beamsd.search.state import ROUNDS_KEPT, Round, SearchState, SpanTimer
+from beamsd.search.state import ROUNDS_KEPT, Round, SearchState, SpanTimer, reader_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -106,7 +106,7 @@ class Program:
         self._runs: dict[tuple, RecordedSearch] = {}
         self.lock = RLock()  # a run has one set of buffers
 
-    def state(
+    def decoding(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: SearchPlan, input_ids: Tensor,
         attention_mask: Tensor, clock: SpanTimer | None, prefix: Prefix | None,
     ) -> RecordedSearch:  # fmt: skip
@@ -127,10 +127,12 @@ class Program:
         key = (id(target), id(draft), tuple(input_ids.shape), input_ids.device, id(prefix), plan.key)
         if key not in self._runs:
             recorder = self._recorder or (CudaGraphs if input_ids.is_cuda else None)
-            run = SearchState(
-                target, draft, plan, input_ids.clone(), attention_mask.clone(), prefix=prefix, read=self._reader,
-                static=True,
+            read, read_draft = (
+                reader_of(model, plan, input_ids.shape[1], prefix, self._reader) for model in (target, draft)
             )  # fmt: skip
+            run = SearchState(
+                plan, input_ids.clone(), attention_mask.clone(), read, read_draft, prefix_tokens=first, static=True
+            )
             self._runs[key] = RecordedSearch(run, recorder and recorder(), (target, draft, prefix))
         recorded = self._runs[key]
         recorded.load(input_ids, attention_mask, plan.seeds, clock)
@@ -166,6 +168,10 @@ class RecordedSearch:
         self._run, self._recorder, self._kept = run, recorder, kept
         self._recordings: dict[tuple, tuple[Recording, dict]] = {}
         self._path: tuple = ()
+
+    @property
+    def plan(self) -> SearchPlan:
+        return self._run.plan
 
     def load(self, input_ids: Tensor, attention_mask: Tensor, seeds: Tensor | None, clock: SpanTimer | None) -> None:
         """Put another batch of the same shape in place."""

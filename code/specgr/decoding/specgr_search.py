@@ -14,17 +14,22 @@ The list is ranked by V, accepted or not, as published: the drafter finds items,
 than K are accepted, the best K by V stand in it. Items of the history may be recommended, as in the published figures.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from beamsd import Tree, Trie
+from beamsd.search.beams import Beams
+from beamsd.search.constraints import VocabularyContinuations
 from specgr.configuration.specgr_settings import PUBLISHED, SpecGRSettings
 from specgr.data.codes import NOTHING
 from specgr.decoding.item_drafters import ItemDrafter
-from specgr.decoding.prefixes import Prefixes, TigerBeams
+from specgr.decoding.prefixes import Prefixes
 from specgr.decoding.ranked_lists import RankedLists
-from specgr.decoding.verifier import Verifier, verification_score
+from specgr.decoding.verifier import TigerVerifier, verification_score
+from specgr.networks.t5_reader import T5Reader, by_rows
 
 UNVERIFIED = -1e6  # what an item that only fills up scores at most: below any mean log-probability
 
@@ -66,7 +71,7 @@ class Pool:
 class SpecGR:
     """SpecGR_Aux or SpecGR++, as the drafter is. All parts must be on one device."""
 
-    verifier: Verifier
+    verifier: TigerVerifier
     drafter: ItemDrafter
     prefixes: Prefixes
     seen: Tensor  # (n_items,) bool, in the training data
@@ -76,51 +81,58 @@ class SpecGR:
     def recommend(self, histories: Tensor, k: int) -> RankedLists:
         """See `lists.ItemRanker`. All rows hold K items, or the whole catalogue where it has no more (but for items
         that the drafter forbids). Scores are V; an item without V scores below UNVERIFIED."""
-        encoded = self.verifier.encode(histories)
+        encoded, levels, width = self.verifier.encode(histories), self.prefixes.levels, self.settings.num_beams
         left = self.drafter.scores(encoded)  # (b, n_items), -inf once drafted
         k = min(k, left.shape[1])
-        decoder, beams = self.verifier.decoder(encoded), TigerBeams.start(len(left), left.device)
+        reader = self.verifier.reader(encoded)
+        drafts = min(self.settings.draft_size, left.shape[1])
+        tree = self.verifier.tiger.root(len(left), capacity=1 + (levels - 1) * (width + drafts))
+        beams = parents = Beams.at_root(tree, 1, levels, invalid_score=-torch.inf)
         rows = torch.arange(len(left), device=left.device)  # (b,) those that are not done
         pool = Pool.empty(len(left), left.device)
         rounds = torch.zeros_like(rows)
-        for _ in range(self.prefixes.levels):
-            items, owner, there = self.draft(left, beams)
-            rest = self.prefixes.tokens[items][..., beams.depth :]
-            following, drafted, beams = decoder.read(beams, owner, rest)
-            row = torch.arange(len(rows), device=rows.device)[:, None]
-            scores = verification_score(torch.cat([beams.log_probs[row, owner], drafted], -1), self.seen[items])
+        for depth in range(levels):
+            items, owner, there = self.draft(left, beams, depth)
+            following, drafted = read_drafts(reader, tree, beams, owner, self.prefixes.tokens[items][..., depth:])
+            semantic = beams.log_probs.gather(1, owner) + drafted[..., :-1].sum(-1)
+            scores = verification_score(semantic, drafted[..., -1], self.seen[items], levels)
             accepted = there & (scores > self.settings.threshold)
             pool = pool.add(rows, items, scores.masked_fill(~there, -torch.inf), accepted)
             rounds[rows] += 1
             keep = (pool.accepted[rows].sum(-1) < k).nonzero()[:, 0]  # the round's one wait for the device
             if len(keep) < len(rows):
-                rows, left, beams, following = rows[keep], left[keep], beams.rows(keep), following[keep]
-                decoder.keep(keep)
+                rows, left, following = rows[keep], left[keep], following[keep]
+                beams, tree = beams.rows(keep), tree.rows(keep)
+                reader.keep_rows(keep)
             if not len(rows):
                 break
-            beams = beams.advance(following, self.settings.num_beams, self.prefixes)
+            parents, beams = beams, advance(beams, following, width, self.prefixes.trie)
+            if depth < levels - 1:
+                beams = replace(beams, nodes=tree.append(beams.nodes, beams.tokens))
         accepted, drafted = pool.accepted.sum(-1), (~pool.scores.isneginf()).sum(-1)
         if len(rows):
-            pool = self._fill(pool, rows, left, beams, k)
+            pool = self._fill(pool, rows, left, beams, parents, k)
         return RankedLists(*pool.best(k), rounds, drafted, accepted)
 
-    def draft(self, left: Tensor, beams: TigerBeams) -> tuple[Tensor, Tensor, Tensor]:
-        """The best items below the beams, struck off `left` (b, n_items); the beam of each; and whether there is one:
-        (b, δ) long, long, bool."""
+    def draft(self, left: Tensor, beams: Beams, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best items below the beams, which have `depth` tokens, struck off `left` (b, n_items); the beam of each;
+        and whether there is one: (b, δ) long, long, bool."""
         below = left
-        if beams.depth:
-            below = left + self.prefixes.below(beams.states, beams.depth)
+        if depth:
+            below = left + self.prefixes.below(beams.states, depth)
         best = below.topk(min(self.settings.draft_size, left.shape[1]))
         there = ~best.values.isneginf()
         _strike(left, best.indices, there)
-        prefix = self.prefixes.states[beams.depth][best.indices]
+        prefix = self.prefixes.states[depth][best.indices]
         owner = (prefix[..., None] == beams.states[:, None]).int().argmax(-1)
         return best.indices, owner, there
 
-    def _fill(self, pool: Pool, rows: Tensor, left: Tensor, beams: TigerBeams, k: int) -> Pool:
-        """The pool with the items that the beams end in, and with the drafter's best of the rest."""
+    def _fill(self, pool: Pool, rows: Tensor, left: Tensor, beams: Beams, parents: Beams, k: int) -> Pool:
+        """The pool with the items that the beams end in, and with the drafter's best of the rest. parents: the beams
+        that these were grown from."""
         items = self.prefixes.items[beams.states]
-        scores = verification_score(beams.log_probs, self.seen[items])
+        semantic = parents.log_probs.gather(1, beams.ranks[..., -1])
+        scores = verification_score(semantic, beams.log_probs - semantic, self.seen[items], self.prefixes.levels)
         new = (items != NOTHING) & ~left.gather(1, items.clamp(min=0)).isneginf()
         pool = pool.add(rows, items, scores.masked_fill(~new, -torch.inf), torch.zeros_like(new))
         _strike(left, items.clamp(min=0), new)
@@ -128,6 +140,61 @@ class SpecGR:
         rank = torch.arange(k, device=left.device, dtype=scores.dtype)
         unverified = (UNVERIFIED - rank).expand(len(rows), -1).masked_fill(best.values.isneginf(), -torch.inf)
         return pool.add(rows, best.indices, unverified, torch.zeros_like(best.indices, dtype=torch.bool))
+
+
+def read_drafts(reader: T5Reader, tree: Tree, beams: Beams, owner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Read the beams' last tokens and, in the same pass, drafts that go on from a beam; the drafts leave no trace.
+
+    owner: (b, M) long, the beam that a draft begins with. rest: (b, M, l - d) long, its tokens after that.
+    Returns the log-probabilities of what follows the beams (b, W, V) and of `rest` (b, M, l - d).
+    """
+    size, chain = tree.size, [beams.nodes.gather(1, owner)]
+    for column in rest[..., :-1].unbind(-1):
+        chain.append(tree.append(chain[-1], column))
+    output = reader.catch_up(tree, reader.read)
+    tree.cut(size)
+    reader.forget(size)
+
+    def log_probs(states: Tensor) -> Tensor:
+        return reader.head(states).log_softmax(-1)
+
+    vocabulary = reader.decoder.config.vocab_size
+    following = by_rows(log_probs, beams.nodes.shape[1] * vocabulary, output.at(beams.nodes))
+    row = torch.arange(len(owner), device=owner.device)[:, None]
+    drafted = [following[row, owner, rest[..., 0]]]
+    if len(chain) > 1:
+        later = by_rows(
+            lambda states, tokens: log_probs(states).gather(-1, tokens[..., None])[..., 0],
+            rest[0, :, 1:].numel() * vocabulary, output.at(torch.cat(chain[1:], 1)), rest[..., 1:].mT.flatten(1),
+        )  # fmt: skip
+        drafted += later.unflatten(1, (len(chain) - 1, -1)).unbind(1)
+    return following, torch.stack(drafted, -1)
+
+
+def advance(beams: Beams, following: Tensor, width: int, trie: Trie) -> Beams:
+    """The best `width` continuations by one token of the whole vocabulary; fewer where there are not so many.
+
+    following: (b, W, V) log-probabilities. A beam that is no prefix of the trie is in its dead state.
+    """
+    best = by_rows(partial(_best, width=width), following[0].numel(), following, beams.log_probs[..., None])
+    log_probs = (beams.log_probs[..., None] + following).flatten(1).gather(1, best)
+    grown = beams.grown(VocabularyContinuations(following), best, log_probs, log_probs)
+    parents = beams.states.gather(1, best // following.shape[-1])
+    return replace(grown, states=trie.advance(parents, grown.tokens))
+
+
+def _best(log_probs: Tensor, before: Tensor, width: int) -> Tensor:
+    """Where the best `width` sums of log_probs (b, W, V) and before (b, W, 1) are, or all, best first: (b, W') indices
+    into the flattened (b, W * V).
+
+    They lie in the `width` columns with the highest maxima, so all of W * V need not be sorted.
+    """
+    total = log_probs + before
+    columns = total.amax(1).topk(min(width, total.shape[2])).indices  # (b, C)
+    among = total.gather(2, columns[:, None].expand(-1, total.shape[1], -1)).flatten(1)
+    best = among.topk(min(width, among.shape[1])).indices
+    row = best.div(columns.shape[1], rounding_mode="floor")
+    return row * total.shape[2] + columns.gather(1, best % columns.shape[1])
 
 
 def _strike(left: Tensor, items: Tensor, which: Tensor) -> None:

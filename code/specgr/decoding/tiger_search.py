@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from beamsd import Result, Settings
+from beamsd.search.beam_search import decode
+from beamsd.search.state import SearchState
 from specgr.data.codes import NOTHING
-from specgr.decoding.prefixes import Prefixes, TigerBeams
+from specgr.decoding.prefixes import Prefixes
 from specgr.decoding.ranked_lists import RankedLists
-from specgr.decoding.verifier import Verifier
+from specgr.decoding.verifier import TigerVerifier
 
 
 @dataclass(frozen=True)
@@ -16,27 +19,27 @@ class BeamSearch:
     """Recommends the items that the beams end in. Scores are sums of log-probabilities, as in `generate` with a
     length penalty of 0."""
 
-    verifier: Verifier
+    verifier: TigerVerifier
     prefixes: Prefixes
     constrained: bool  # beams keep to the trie; else they may end in no item, which leaves the list shorter
+    drafter: str = "none"  # or "trie", if constrained: the same lists, in fewer and wider forwards
 
     @torch.inference_mode()
     def recommend(self, histories: Tensor, k: int) -> RankedLists:
         """See `ItemRanker`."""
-        beams = self.search(histories, k)
-        total = beams.log_probs.sum(-1)
-        items = self.prefixes.items[beams.states].masked_fill(total.isneginf(), NOTHING)
+        found = self.search(histories, k)
+        states = self.prefixes.trie.walk(found.sequences)[..., -1]
+        items = self.prefixes.items[states].masked_fill(found.scores.isneginf(), NOTHING)
         order = (items == NOTHING).sort(stable=True).indices  # the list without its holes, in the order of the beams
         items = items.gather(1, order)
-        return RankedLists(items, total.gather(1, order).masked_fill(items == NOTHING, -torch.inf))
+        return RankedLists(items, found.scores.gather(1, order).masked_fill(items == NOTHING, -torch.inf))
 
-    def search(self, histories: Tensor, width: int) -> TigerBeams:
-        """The best `width` identifiers, or fewer if there are not so many. histories: (B, T)."""
-        decoder = self.verifier.decoder(self.verifier.encode(histories))
-        beams = TigerBeams.start(len(histories), histories.device)
-        nobody = histories.new_empty(len(histories), 0)
-        for depth in range(self.prefixes.levels):
-            rest = nobody.new_empty(*nobody.shape, self.prefixes.levels - depth)
-            log_probs, _, beams = decoder.read(beams, nobody, rest)
-            beams = beams.advance(log_probs, width, self.prefixes, self.constrained)
-        return beams
+    def search(self, histories: Tensor, width: int) -> Result:
+        """The best `width` identifiers. histories: (B, T)."""
+        tiger, encoded = self.verifier.tiger, self.verifier.encode(histories)
+        start = tiger.root(len(histories), capacity=1).tokens
+        trie = self.prefixes.trie if self.constrained else None
+        settings = Settings(width=width, trie=trie, max_new_tokens=self.prefixes.levels, drafter=self.drafter)
+        plan = settings.resolve(start, torch.ones_like(start))
+        reader = self.verifier.reader(encoded)
+        return decode(SearchState(plan, start, torch.ones_like(start), lambda capacity: reader))

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 from transformers import T5Config, T5ForConditionalGeneration
 
+from beamsd import Tree
 from specgr.data.codes import PAD
 from specgr.networks.model_folder import load_weights, save_weights
-from specgr.networks.t5_tree import Cache, draft_paths, pad_paths, read
+from specgr.networks.t5_reader import T5Reader
 
 SETTINGS = "tiger.json"
 LENGTHS = 4  # parts of a training batch
@@ -80,14 +81,22 @@ class Tiger(nn.Module):
         Returns (B, M, l, V): at level i the logits of token i given those before it.
         """
         batch, m, levels = tokens.shape
-        start = tokens.new_full((batch, 1), PAD)
-        inputs = torch.cat([start, tokens[..., :-1].flatten(1)], 1)
-        depths = torch.cat([start[0], torch.arange(1, levels, device=tokens.device).repeat(m)])
-        root = start.new_zeros(batch, 1, 1)
-        paths = torch.cat([pad_paths(root, levels), draft_paths(root.expand(-1, m, -1), 1, levels - 1)], 1)
-        states = read(self.t5.decoder, inputs, depths, paths, hidden, attention_mask, Cache())
-        chain = states[:, 1:].unflatten(1, (m, levels - 1))
-        return self.head(torch.cat([states[:, :1, None].expand(-1, m, -1, -1), chain], 2))
+        tree = self.root(batch, 1 + m * (levels - 1))
+        nodes = tokens.new_zeros(batch, m)
+        for column in tokens[..., :-1].unbind(-1):
+            nodes = tree.append(nodes, column)
+        states = self.reader(hidden, attention_mask).catch_up(tree, 0).states
+        chains = states[:, 1:].unflatten(1, (levels - 1, m)).transpose(1, 2)
+        return self.head(torch.cat([states[:, :1, None].expand(-1, m, -1, -1), chains], 2))
+
+    def root(self, batch: int, capacity: int) -> Tree:
+        """Token trees that hold the decoder's start token, with room for `capacity` nodes."""
+        start = torch.full((batch, 1), PAD, device=self.device)
+        return Tree.trunk(start, torch.ones_like(start), capacity)
+
+    def reader(self, hidden: Tensor, attention_mask: Tensor) -> T5Reader:
+        """Reads token trees after histories. hidden: (B, S, d_model). attention_mask: (B, S)."""
+        return T5Reader(self.t5.decoder, self.head, hidden, attention_mask, self.settings.levels)
 
     def head(self, states: Tensor) -> Tensor:
         """states (..., d_model) of the decoder -> logits (..., V)."""
