@@ -1,4 +1,4 @@
-"""Stage 2: let the target answer every training and validation prompt with its own top-K beams.
+r"""Stage 2: let the target answer every training and validation prompt with its own top-K beams.
 
     bash script/generate_teacher_data.sh
     accelerate launch code/generate_teacher_data.py --dataset toy --target_model output/toy/target \

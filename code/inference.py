@@ -1,4 +1,4 @@
-"""Stage 4: speculative beam search against gamma 0 and against transformers' `generate`, checked to be equal.
+r"""Stage 4: speculative beam search against gamma 0 and against transformers' `generate`, checked to be equal.
 
     bash script/inference.sh
     accelerate launch code/inference.py --dataset toy --target_model output/toy/target \

@@ -1,4 +1,4 @@
-"""Stage 3: train the draft on the recommendation loss and an alignment loss, and keep what the target accepts most of.
+r"""Stage 3: train the draft on the recommendation loss and an alignment loss, and keep what the target accepts most of.
 
     bash script/train.sh
     accelerate launch code/train.py --dataset toy --model_class AtSpeedSModel --base_model model/tiny \

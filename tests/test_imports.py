@@ -82,7 +82,7 @@ REFUSED = {  # program and flags -> what the line says
     "make_toy --output {new} --n_items 3": "--n_items 3: must be at least 50",
     "roofline --results {no} --shape tiny --devices abacus": "--devices abacus: choose from",
     "show_tree --output tree.doc": "must end in .svg, .png, .pdf",
-    f"specgr.train {SPECGR} --stage1.epoch 3": "unknown flag --stage1.epoch; did you mean stage1.epochs?",
+    f"specgr.train {SPECGR} --stage1.epoch 3": "unknown flag --stage1.epoch; did you mean --stage1.epochs?",
     f"specgr.train {SPECGR} --stages tigre": "--stages tigre: choose from",
     f"specgr.train {SPECGR} --dataset nowhere": "no such data set folder",
     f"specgr.run {SPECGR} --index {{data}}/toy/toy.index.json --output_dir {{no}}": "tiger: not there, or not finished",

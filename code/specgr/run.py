@@ -1,4 +1,4 @@
-"""Recommend with SpecGR_Aux and SpecGR++, beside TIGER and the drafters alone, and say how good and how fast they are.
+r"""Recommend with SpecGR_Aux and SpecGR++, beside TIGER and the drafters alone, and say how good and how fast they are.
 
     bash script/specgr_inference.sh
     python -m specgr.run --config code/specgr/configs/toy.yaml --eval_mode test --draft_size 50 \
@@ -17,7 +17,7 @@ from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import fingerprint, hold, make_facts, write_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, check_new, write_text
-from specgr.configuration.config import Config, run
+from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import SPECULATIVE, check_methods
 from specgr.configuration.plans import describe, methods_of, settings_of, stages_of
 from specgr.data.examples import SUBSETS, Examples
@@ -129,4 +129,4 @@ def machine(bench: "Workspace") -> str:
 
 
 if __name__ == "__main__":
-    run(main, Flags)
+    run_configured(main, Flags)

@@ -23,7 +23,7 @@ from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import FACTS, hold, make_facts, write_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, check_new, write_text
-from specgr.configuration.config import Config, run
+from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
 from specgr.configuration.plans import describe, settings_of, stages_of
 from specgr.run import check as check_requests
@@ -206,4 +206,4 @@ def time_in_turn(
 
 
 if __name__ == "__main__":
-    run(main, Flags)
+    run_configured(main, Flags)

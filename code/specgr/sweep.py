@@ -1,4 +1,4 @@
-"""What δ, γ and β trade: each of them varied while the others stay as in the configuration.
+r"""What δ, γ and β trade: each of them varied while the others stay as in the configuration.
 
     python -m specgr.sweep --config code/specgr/configs/toy.yaml --draft_sizes 5,20,50 \
         --thresholds -2.2,-1.8,-1.4 --beams 10,20,50
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from genrec.reports.tables import pyplot
 from genrec.runtime.artefacts import hold, make_facts, write_facts
 from genrec.runtime.files import atomic_path, check_new, write_text
-from specgr.configuration.config import Config, run
+from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import CONSTRAINED, SPECULATIVE, check_methods
 from specgr.configuration.plans import methods_of, settings_of, stages_of
 from specgr.run import check, evaluate_method, fingerprints, machine, requests_of, row_of
@@ -101,4 +101,4 @@ def draw(table: "pd.DataFrame", path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Flags)
+    run_configured(main, Flags)

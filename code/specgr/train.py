@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from genrec.identifiers.vectors import load_embeddings
 from genrec.runtime.cli import process_count
 from genrec.runtime.errors import UserError
-from specgr.configuration.config import Config, run
+from specgr.configuration.config import Config, run_configured
 from specgr.configuration.plans import STAGES, check_division, check_trained, plan_key, plan_of
 from specgr.data.examples import load_data
 
@@ -71,4 +71,4 @@ def main(config: Config, flags: Flags) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Flags)
+    run_configured(main, Flags)

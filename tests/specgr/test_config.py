@@ -93,12 +93,12 @@ def test_text_stays_as_typed(tmp_path):
     [
         ([], "--config is missing"),
         (["--config", "none.yaml"], "none.yaml: no such file"),
-        (["--config", "--overwrite"], "--config is missing"),
-        (["--config", "F", "--output_dir"], "output_dir takes str, not True"),
+        (["--config", "--overwrite"], "--config needs a value"),
+        (["--config", "F", "--output_dir"], "--output_dir needs a value"),
         (["--config", "F", "--seed.x", "1"], r"unknown flag --seed\.x"),
         (["--config", "F", "--stage1.lr", "1"], r"unknown flag --stage1\.lr"),
-        (["--config", "F", "--overwrit"], "unknown flag --overwrit; did you mean overwrite"),
-        (["--config", "F", "--seed"], "seed takes int, not True"),
+        (["--config", "F", "--overwrit"], "unknown flag --overwrit; did you mean --overwrite"),
+        (["--config", "F", "--seed"], "--seed needs a value"),
         (["--config", "F", "tiger"], "unexpected argument 'tiger'"),
     ],
 )

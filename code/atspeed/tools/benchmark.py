@@ -1,4 +1,4 @@
-"""Time every way to decode: methods x K x batch x precision, after checking that their lists are equal.
+r"""Time every way to decode: methods x K x batch x precision, after checking that their lists are equal.
 
     bash script/benchmark.sh
     python -m atspeed.tools.benchmark --dataset beauty --target_model output/beauty/target \

@@ -1,4 +1,4 @@
-"""Compare drafts: every one under strict and relaxed verification, beside gamma 0 and `generate`.
+r"""Compare drafts: every one under strict and relaxed verification, beside gamma 0 and `generate`.
 
     bash script/compare.sh
     python -m atspeed.tools.compare --dataset beauty --target_model output/beauty/target \

@@ -1,4 +1,4 @@
-"""Enlarge a trained LLaMA checkpoint without changing its function: time a 7B that behaves like the small model.
+r"""Enlarge a trained LLaMA checkpoint without changing its function: time a 7B that behaves like the small model.
 
     python -m atspeed.tools.grow_model --model output/toy/target --output output/toy/target-7b --shape llama-7b \
         --dtype bfloat16

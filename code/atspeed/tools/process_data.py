@@ -1,4 +1,4 @@
-"""From raw reviews to the folder of splits that the pipeline runs on.
+r"""From raw reviews to the folder of splits that the pipeline runs on.
 
     INPUT=reviews_Beauty_5.json.gz DATASET=my-beauty bash script/process_data.sh
     python -m atspeed.tools.process_data --input 'ratings/*.csv' --output data/mine --user uid --item sku \

@@ -1,4 +1,4 @@
-"""How good the target's recommendations are, beside simple baselines under the same evaluation.
+r"""How good the target's recommendations are, beside simple baselines under the same evaluation.
 
     bash script/quality.sh
     accelerate launch -m atspeed.tools.quality --dataset toy --target_model output/toy/target \

@@ -1,4 +1,4 @@
-"""Set each measured time beside its floor, and predict other devices, from the calls and tokens that were counted.
+r"""Set each measured time beside its floor, and predict other devices, from the calls and tokens that were counted.
 
     python -m atspeed.tools.roofline --results docs/results/benchmark/batch-1-float32.csv --shape llama-160m \
         --dtype float32

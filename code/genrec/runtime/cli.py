@@ -1,18 +1,14 @@
 """How a stage is started: flags are checked before any work, a user's mistake ends in one line and exit code 2."""
 
-import difflib
-import functools
 import gc
 import inspect
 import logging
 import os
-import re
 import signal
 import sys
 import threading
 import time
 import traceback
-import types
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,32 +16,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-import fire
-
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import disk_refusal, final_paths
-from genrec.runtime.limits import RANGES
+from genrec.runtime.flags import RANGES, Flag, help_text, read_flags
 
 PATIENCE = 5  # seconds that the main process is given to fail for what another fails for
 LONGEST = 300  # characters of an unexpected exception that a line shows
 _AGAIN = "run the same command again to go on: what was finished is kept"
-_FLAG = re.compile(r"--|-[a-zA-Z]|-$")  # what fire does not take for a value
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run `main` with the flags of the command line. Its annotations are the flags' types.
+    """Run `main` with the flags of the command line. Its parameters are the flags, its annotations their types.
 
     What takes seconds to import (torch, transformers, pandas) `main` imports itself, after it has checked all that can
     be checked without, and so do the functions that need it: help and a refusal then come at once.
     """
+    hints, parameters = typing.get_type_hints(main), inspect.signature(main).parameters
+    flags = {name: Flag(hints[name], each.default, RANGES.get(name)) for name, each in parameters.items()}
+    # A first argument may go without its flag where `main` takes it so: `def main(dataset: str, /, …)`.
+    positional = [name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY]
+    with start(main, flags, positional[0] if positional else None) as given:
+        main(*[given.pop(name) for name in positional], **given)
+
+
+@contextmanager
+def start(main: Callable[..., None], flags: dict[str, Flag], first: str | None = None) -> Iterator[dict[str, object]]:
+    """Read the command line of a program, in `errors_in_one_line`. With --help it prints the flags and exits."""
     arguments = sys.argv[1:]
     with errors_in_one_line():
         if {"--help", "-h"} & set(arguments):
-            arguments = ["--help"]  # in any other place fire would run `main` first
-        else:
-            arguments = _with_flag(main, arguments)
-            _check_flags(main, arguments)
-        fire.Fire(_typed(main), arguments)
+            print(help_text(main.__doc__ or sys.modules[main.__module__].__doc__ or "", flags))
+            sys.exit(0)
+        yield read_flags(arguments, flags, first)
 
 
 @contextmanager
@@ -148,94 +150,3 @@ def _set_up_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     for package in ("genrec", "atspeed", "specgr", "__main__"):
         logging.getLogger(package).setLevel(level)
-
-
-def _with_flag(main: Callable[..., None], arguments: list[str]) -> list[str]:
-    """The first argument may go without its flag where `main` takes it so: `def main(dataset: str, /, …)`."""
-    first = next(iter(inspect.signature(main).parameters.values()))
-    if first.kind is first.POSITIONAL_ONLY and arguments and not arguments[0].startswith("-"):
-        return [f"--{first.name}={arguments[0]}", *arguments[1:]]
-    return arguments
-
-
-def _check_flags(main: Callable[..., None], arguments: list[str]) -> None:
-    """fire runs the function first and complains after; a stage must not train for a day on a mistyped flag."""
-    hints, parameters, given = typing.get_type_hints(main), inspect.signature(main).parameters, set()
-    known, rest = list(parameters), list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if not argument.startswith("--"):
-            raise UserError(f"unexpected argument {argument!r}; every argument is a flag, such as --{known[0]} VALUE")
-        flag, equals, _ = argument.partition("=")
-        name, bare = flag[2:].replace("-", "_"), not equals and (not rest or bool(_FLAG.match(rest[0])))
-        if bare and name not in known:
-            name = name.removeprefix("no")  # fire turns --noflag into flag=False
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean --{near[0]}?" if near else f"known flags: {', '.join('--' + k for k in known)}"
-            raise UserError(f"unknown flag {flag}; {hint}")
-        if bare and hints[name] is not bool:
-            raise UserError(f"{flag} needs a value: {flag} VALUE")
-        if not bare and not equals:
-            rest.pop(0)
-        given.add(name)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in given:
-            raise UserError(f"--{name} is missing; pass --{name} VALUE")
-
-
-def _typed(main: Callable[..., None]) -> Callable[..., None]:
-    """`main`, with every value checked against its annotation and its limits."""
-    hints, signature = typing.get_type_hints(main), inspect.signature(main)
-
-    @functools.wraps(main)
-    def checked(*args: object, **kwargs: object) -> None:
-        given = signature.bind(*args, **kwargs)
-        given.arguments = {name: _convert(name, value, hints[name]) for name, value in given.arguments.items()}
-        for name, value in given.arguments.items():
-            if name in RANGES and value is not None:
-                RANGES[name].check(f"--{name}", value)
-        main(*given.args, **given.kwargs)
-
-    # Text stays as typed: fire would read the folder 2024_01_05 as the number 20240105, and 1,,5 as who knows what.
-    texts = {name: str for name, hint in hints.items() if hint in (str, str | None) or _is_list(hint)}
-    return fire.decorators.SetParseFns(**texts)(checked)
-
-
-def _is_list(hint: object) -> bool:
-    return any(typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint)))
-
-
-def _convert(name: str, value: object, hint: object) -> object:
-    """`value` as fire read it, as the type that the flag has."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # Python 3.10 makes the latter of a default of None
-        if value in (None, "", "None"):
-            return None
-        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
-    if typing.get_origin(hint) is tuple:  # a default is one already, what is typed is text
-        return value if isinstance(value, tuple) else _convert_list(name, value, typing.get_args(hint)[0])
-    if hint is str:
-        if not value:
-            raise UserError(f"--{name} is empty; give a value")
-        return str(value)
-    if hint is bool and str(value).lower() in ("true", "false"):  # as a shell writes them
-        return str(value).lower() == "true"
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise UserError(f"--{name} takes {hint.__name__}, not {value!r}")
-    return value
-
-
-def _convert_list(name: str, text: str, kind: type) -> tuple:
-    """What stands between the commas of `text`. Of names there may be none."""
-    parts = [part.strip() for part in text.strip("()[]").split(",")]
-    if kind is str:
-        if "" in parts and text:
-            raise UserError(f"--{name} {text}: there is nothing between two commas, or before or after one")
-        return tuple(parts) if text else ()
-    try:
-        return tuple(kind(part) for part in parts)
-    except ValueError as error:
-        what = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"--{name} takes {what} with commas between them, such as 1,2,3, not {text!r}") from error

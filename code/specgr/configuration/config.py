@@ -4,20 +4,18 @@
 """
 
 import dataclasses
-import difflib
 import math
-import sys
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from inspect import Parameter
 from pathlib import Path
 
 import yaml
 
-from genrec.runtime.cli import errors_in_one_line
+from genrec.runtime.cli import start
 from genrec.runtime.errors import UserError
-from genrec.runtime.limits import RANGES, Range
+from genrec.runtime.flags import RANGES, Flag, Range, check_known, check_value, read_flags
 from genrec.runtime.text import read_text
 from specgr.configuration.specgr_settings import SpecGRSettings
 
@@ -135,44 +133,42 @@ class Config:
                 )
 
 
-def run(main: Callable[[Config, Flags], None], flags: type[Flags]) -> None:
-    """Start a stage: `main` gets the configuration and its own flags (a dataclass) from the command line."""
-    with errors_in_one_line():
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(sys.modules[main.__module__].__doc__)
-            print("Flags: --config FILE", *(f"--{name}" for name in _keys(flags)))
-            print("Keys of the configuration, each a flag too:", *(f"--{name}" for name in _keys(Config)))
-        else:
-            main(*read_arguments(sys.argv[1:], flags))
+def run_configured(main: Callable[[Config, Flags], None], own: type[Flags]) -> None:
+    """Run a program: `main` gets the configuration and the program's own flags, a dataclass."""
+    with start(main, all_flags(own)) as given:
+        main(*configured(given, own))
 
 
-def read_arguments(arguments: list[str], flags: type[Flags]) -> tuple[Config, Flags]:
-    """`--config FILE`, flags of the stage, and keys of the configuration with dots (`--stage1.epochs 3`).
+def all_flags(own: type[Flags]) -> dict[str, Flag]:
+    """The flags of a program: --config, its own, and every key of the configuration."""
+    keys = {"config": Flag(str)} | _keys(own) | _keys(Config)
+    return keys | {"dataset": replace(keys["dataset"], default=None)}  # the file has it
+
+
+def read_arguments(arguments: list[str], own: type[Flags]) -> tuple[Config, Flags]:
+    """`--config FILE`, flags of the program, and keys of the configuration with dots (`--stage1.epochs 3`).
 
     Raises UserError that names the flag, or file and key, that is unknown, missing, of a wrong type or out of range.
     """
-    given = _pairs(arguments)
-    if given.get("config", True) is True:
-        raise UserError("--config is missing; pass --config FILE, such as code/specgr/configs/toy.yaml")
-    own = {name: _value(given[name], hint, f"--{name}") for name, hint in _keys(flags).items() if name in given}
-    overrides = {name: text for name, text in given.items() if name not in own and name != "config"}
-    for name in overrides:
-        _check_known(name, [*_keys(Config), *_keys(flags)], "unknown flag --")
-    return load_config(Path(given["config"]), overrides), _build(flags, own, "--")
+    return configured(read_flags(arguments, all_flags(own)), own)
 
 
-def load_config(path: Path, overrides: dict[str, str | bool] | None = None) -> Config:
-    """Read a configuration. overrides: key with dots -> value as on the command line, instead of the file's.
+def configured(given: dict[str, object], own: type[Flags]) -> tuple[Config, Flags]:
+    """The configuration that the given flags name and change, and the program's own flags."""
+    flags = own(**{name: given.pop(name) for name in _keys(own) if name in given})
+    return load_config(Path(given.pop("config")), given), flags
+
+
+def load_config(path: Path, overrides: dict[str, object] | None = None) -> Config:
+    """Read a configuration. overrides: key with dots -> value, instead of the file's.
 
     Raises UserError that names the file and the key.
     """
     values = _yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a YAML mapping of keys to values")
-    hints = _keys(Config)
-    for name, text in (overrides or {}).items():
+    for name, value in (overrides or {}).items():
         section, _, key = name.rpartition(".")
-        value = _value(text, hints[name], f"--{name}")
         if not section:
             values[key] = value
         elif isinstance(values.get(section), dict | None):
@@ -183,26 +179,6 @@ def load_config(path: Path, overrides: dict[str, str | bool] | None = None) -> C
 
 def _filled(path: str | None, config: Config) -> str | None:
     return path and path.replace("{data_path}", config.data_path).replace("{dataset}", config.dataset)
-
-
-def _pairs(arguments: list[str]) -> dict[str, str | bool]:
-    """Flag -> text, or True where none follows."""
-    rest, given = list(arguments), {}
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if not flag.startswith("--"):
-            raise UserError(f"unexpected argument {flag!r}; every argument is a flag: --name VALUE")
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else True
-        given[flag[2:]] = value
-    return given
-
-
-def _value(text: str | bool, hint: object, where: str) -> object:
-    """What a flag is given. Text stays as typed: YAML would read the folder 2024_01_05 as the number 20240105."""
-    if hint in (str, str | None) and text not in ("", "null"):
-        return text
-    return text if text is True else _yaml(text, where)
 
 
 class _Loader(yaml.SafeLoader):
@@ -227,29 +203,27 @@ def _yaml(text: str, where: str) -> object:
         raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
-def _keys(cls: type) -> dict[str, object]:
-    """All keys of a dataclass, those of its sections with a dot -> their types."""
+def _keys(cls: type) -> dict[str, Flag]:
+    """All keys of a dataclass, those of its sections with a dot, as flags."""
     hints, keys = typing.get_type_hints(cls), {}
     for one in fields(cls):
-        inner = hints[one.name]
-        keys |= (
-            {f"{one.name}.{key}": t for key, t in _keys(inner).items()} if is_dataclass(inner) else {one.name: inner}
-        )
+        hint = hints[one.name]
+        if is_dataclass(hint):
+            keys |= {
+                f"{one.name}.{key}": replace(flag, default=getattr(one.default, key))
+                for key, flag in _keys(hint).items()
+            }  # fmt: skip
+        else:
+            default = Parameter.empty if one.default is MISSING else one.default
+            keys[one.name] = Flag(hint, default, one.metadata.get("range") or RANGES.get(one.name))
     return keys
-
-
-def _check_known(name: str, known: list[str], where: str) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UserError(f"{where}{name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"))
 
 
 def _build(cls: type, values: dict, where: str, prefix: str = "") -> object:
     """The dataclass of these values; what is absent has its default."""
-    hints, built = typing.get_type_hints(cls), {}
+    hints, built, keys = typing.get_type_hints(cls), {}, _keys(cls)
     for name in values:
-        known = [prefix + one.name for one in fields(cls)]
-        _check_known(f"{prefix}{name}", known, f"{where.removesuffix('--')}unknown key ")
+        check_known(f"{prefix}{name}", [prefix + one.name for one in fields(cls)], f"{where}unknown key ")
     for one in fields(cls):
         name, hint = prefix + one.name, hints[one.name]
         if one.name not in values:
@@ -262,33 +236,11 @@ def _build(cls: type, values: dict, where: str, prefix: str = "") -> object:
             default = {f.name: getattr(one.default, f.name) for f in fields(hint)}
             built[one.name] = _build(hint, default | given, where, f"{name}.")
         else:
-            built[one.name] = value = _convert(values[one.name], hint, f"{where}{name}")
-            limits = one.metadata.get("range") or RANGES.get(one.name)
-            if limits and value is not None:
-                limits.check(f"{where}{name}", value)
+            built[one.name] = check_value(f"{where}{name}", values[one.name], keys[one.name])
     try:
         return cls(**built)
     except ValueError as error:
         raise UserError(f"{where}{prefix}{error}") from error
-
-
-def _convert(value: object, hint: object, where: str) -> object:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
-    if typing.get_origin(hint) is tuple:  # a,b or [a, b]
-        value = _yaml(f"[{value}]", where) if isinstance(value, str) else value
-        values = value if isinstance(value, list) else [value]
-        return tuple(_convert(item, typing.get_args(hint)[0], where) for item in values)
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-3, which has no point, as text
-        except ValueError:
-            pass
-    if type(value) is not hint:
-        raise UserError(f"{where} takes {hint.__name__}, not {value!r}")
-    return value
 
 
 def flat(section: object, prefix: str) -> dict[str, object]:

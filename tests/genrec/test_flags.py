@@ -1,4 +1,4 @@
-"""Every number that a program takes has its limits."""
+"""Every flag is explained, and every number has its limits."""
 
 import dataclasses
 import importlib
@@ -10,10 +10,12 @@ import pytest
 
 from conftest import ROOT
 from genrec.runtime.errors import UserError
-from genrec.runtime.limits import RANGES
+from genrec.runtime.flags import RANGES, Flag, convert, help_text, meanings
+from specgr.configuration.config import all_flags
 
 UNBOUNDED = {"min_rating", "threshold", "thresholds"}
 PROGRAMS = [path.stem for path in sorted((ROOT / "code").glob("*.py"))]
+PROGRAMS += ["specgr.process_data"]
 PROGRAMS += [f"atspeed.tools.{path.stem}" for path in sorted((ROOT / "code/atspeed/tools").glob("[!_]*.py"))]
 
 
@@ -38,6 +40,44 @@ def test_so_have_the_flags_of_specgr(command):
     for field in dataclasses.fields(flags):
         if field.name in RANGES and field.default is not None:
             RANGES[field.name].check(field.name, field.default)
+
+
+def all_names():
+    """The flags of all programs, keys of SpecGR's configuration by the last part of their names."""
+    for program in PROGRAMS:
+        yield from inspect.signature(importlib.import_module(program).main).parameters
+    for command in ("run", "speed", "sweep", "train"):
+        yield from (name.rpartition(".")[2] for name in all_flags(importlib.import_module(f"specgr.{command}").Flags))
+
+
+def test_every_flag_is_explained_and_every_explanation_is_of_a_flag():
+    assert meanings().keys() == {*all_names()}
+    assert [*meanings()] == sorted(meanings())
+
+
+def test_help_shows_type_default_and_meaning():
+    flags = {"widths": Flag(tuple[int, ...], (1, 5)), "seed": Flag(int | None, None), "dataset": Flag(str)}
+    assert help_text("What it does.", flags | {"threshold": Flag(float, -1.8)}).splitlines() == [
+        "What it does.", "", "Flags:", "  --widths INT,INT,… (default: 1,5)", "",
+        "  --seed INT (default: None)", "      seed of all random numbers",
+        "  --dataset STR (required)", "      name of the data set",
+        "  --threshold FLOAT (default: -1.8)", "      γ, mean log-probability above which a draft is accepted",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        ("1e-3", float, 1e-3), ("-inf", float, -math.inf), (2, float, 2.0), ("7", int | None, 7),
+        (None, int | None, None), ("-.inf", float, -math.inf),
+        ("null", str | None, None), ("2024_01_05", str, "2024_01_05"), ("1,2", tuple[int, ...], (1, 2)),
+        ([1, 2], tuple[int, ...], (1, 2)), ("False", bool, False), ("true", bool, True),
+        ("a,b c", tuple[str, ...], ("a", "b c")),
+    ],
+)  # fmt: skip
+def test_text_and_yaml_become_the_same_values(value, hint, expected):
+    got = convert("--flag", value, hint)
+    assert (got, type(got)) == (expected, type(expected))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,199 @@
+"""Flags: read, converted to their types and checked before any work, the same for every program.
+
+A flag means the same wherever it occurs: flags.md has one line for each, and `RANGES` the numbers that it takes.
+"""
+
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Collection
+from dataclasses import dataclass
+from inspect import Parameter
+from pathlib import Path
+
+import fire.parser
+
+from genrec.runtime.errors import UserError
+
+_VALUE_ENDS = re.compile(r"--|-[a-zA-Z]|-$")  # what follows a flag and is not its value
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`, both included."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False  # `low` itself is left out
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"in {self.low:.10g} … {self.high:.10g}"
+        return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+
+    def check(self, where: str, value: float | tuple[float, ...]) -> None:
+        """Raises UserError that begins with `where`, the value's flag or key, for a number that is not in the range."""
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(one in self for one in values):
+            said = ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+            raise UserError(f"{where} {said}: must be {self}" + (", each" if len(values) > 1 else ""))
+
+
+COUNTS = (
+    "batch_size", "batch_sizes", "beam_size", "beams", "cutoff", "draft_beam_size", "draft_size", "draft_sizes",
+    "draft_width", "encode_batch_size", "epochs", "eval_epochs", "gamma", "hidden", "k", "latent", "layers", "levels",
+    "lora_alpha", "lora_r", "max_history", "max_tokens", "max_users", "micro_batch_size", "min_train_items", "n_users",
+    "nodes", "num_beams", "patience", "repetitions", "requests", "run_beam_sizes", "select_beam_size", "shard_size",
+    "top_k", "vocabulary", "width",
+)  # fmt: skip
+MAY_BE_0 = (
+    "beta", "epsilon", "item_core", "noise", "save_steps", "select_users", "user_core", "warmup", "warmup_epochs",
+    "warmup_steps", "weight_decay",
+)  # fmt: skip
+ABOVE_0 = ("learning_rate", "max_eval_steps", "ratios", "temperature")
+SHARES = ("alpha", "new_items", "r_original", "r_student")
+RANGES = {
+    **dict.fromkeys(COUNTS, Range(1)),
+    **dict.fromkeys(MAY_BE_0, Range(0)),
+    **dict.fromkeys(ABOVE_0, Range(0, above=True)),
+    **dict.fromkeys(SHARES, Range(0, 1)),
+    "codebooks": Range(2),
+    "lora_dropout": Range(0, 0.99),
+    "mean_length": Range(4),
+    "n_items": Range(50),
+    "seed": Range(0, 2**32 - 1),  # as numpy's
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a flag of one program takes."""
+
+    hint: object  # a type, `T | None`, or `tuple[T, ...]`
+    default: object = Parameter.empty  # none: it must be given
+    range: Range | None = None  # None: any
+
+
+def read_flags(arguments: list[str], flags: dict[str, Flag], first: str | None = None) -> dict[str, object]:
+    """The values that a command line gives, by name, converted and checked.
+
+    first: the flag of an argument without one that stands in front. Raises UserError that names the flag.
+    """
+    rest, given = list(arguments), {}
+    if first and rest and not rest[0].startswith("-"):
+        rest[0] = f"--{first}={rest[0]}"
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            example = next(iter(flags))
+            raise UserError(f"unexpected argument {argument!r}; every argument is a flag, such as --{example} VALUE")
+        flag, equals, text = argument.partition("=")
+        name, bare = flag[2:].replace("-", "_"), not equals and (not rest or bool(_VALUE_ENDS.match(rest[0])))
+        if bare:
+            text = str(name in flags)
+            name = name if name in flags else name.removeprefix("no")
+        elif not equals:
+            text = rest.pop(0)
+        if name not in flags:
+            near = difflib.get_close_matches(flag[2:].replace("-", "_"), flags, n=1)
+            hint = f"did you mean --{near[0]}?" if near else f"known flags: {', '.join('--' + each for each in flags)}"
+            raise UserError(f"unknown flag {flag}; {hint}")
+        if bare and flags[name].hint is not bool:
+            raise UserError(f"{flag} needs a value: {flag} VALUE")
+        given[name] = text
+    for name, flag in flags.items():
+        if flag.default is Parameter.empty and name not in given:
+            raise UserError(f"--{name} is missing; pass --{name} VALUE")
+    return {name: check_value(f"--{name}", text, flags[name]) for name, text in given.items()}
+
+
+def check_value(where: str, value: object, flag: Flag) -> object:
+    """`value`, text or what a YAML file holds, as the type that the flag has, if it is in range.
+
+    Raises UserError that begins with `where`, the flag or the file and key.
+    """
+    value = convert(where, value, flag.hint)
+    if flag.range and value is not None:
+        flag.range.check(where, value)
+    return value
+
+
+def convert(where: str, value: object, hint: object) -> object:
+    """`value` as the type `hint`. Text stays as typed where text is wanted: 2024_01_05 is a folder, no number."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # Python 3.10 makes the latter of a default of None
+        if value in (None, "", "None", "null"):
+            return None
+        (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        return _convert_list(where, value, typing.get_args(hint)[0])
+    if value == "" and hint is str:
+        raise UserError(f"{where} is empty; give a value")
+    if isinstance(value, str) and hint is not str:
+        value = fire.parser.DefaultParseValue(value)
+        if hint is bool and str(value).lower() in ("true", "false"):  # as a shell writes them
+            return str(value).lower() == "true"
+    if hint is float and type(value) in (int, str):
+        try:
+            return float(str(value).replace(".inf", "inf").replace(".nan", "nan"))  # as YAML writes them
+        except ValueError:
+            pass
+    if type(value) is not hint:
+        raise UserError(f"{where} takes {hint.__name__}, not {value!r}")
+    return value
+
+
+def _convert_list(where: str, value: object, kind: type) -> tuple:
+    """Values with commas between them, or a list. Of names there may be none."""
+    if isinstance(value, list):
+        return tuple(convert(where, one, kind) for one in value)
+    text = str(value)
+    parts = [part.strip() for part in text.strip("()[]").split(",")]
+    if kind is str:
+        if "" in parts and text:
+            raise UserError(f"{where} {text}: there is nothing between two commas, or before or after one")
+        return tuple(parts) if text else ()
+    try:
+        return tuple(kind(part) for part in parts)
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{where} takes {what} with commas between them, such as 1,2,3, not {text!r}") from error
+
+
+def check_known(name: str, known: Collection[str], where: str) -> None:
+    """Raises UserError that begins with `where` for a key that is not known, with the one that was probably meant."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(f"{where}{name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"))
+
+
+def meanings() -> dict[str, str]:
+    """What every flag means, by name, as the table of flags.md says."""
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", Path(__file__).with_suffix(".md").read_text("utf-8"), re.MULTILINE)
+    return dict(rows)
+
+
+def help_text(doc: str, flags: dict[str, Flag]) -> str:
+    """What --help says: what the program does, then every flag with its type, default and meaning."""
+    said, lines = meanings(), [doc.strip(), "", "Flags:"]
+    for name, flag in flags.items():
+        default = "required" if flag.default is Parameter.empty else f"default: {_shown(flag.default)}"
+        lines += [f"  --{name} {_type_name(flag.hint)} ({default})", f"      {said.get(name.rpartition('.')[2], '')}"]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
+def _type_name(hint: object) -> str:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        kind = typing.get_args(hint)[0].__name__.upper()
+        return f"{kind},{kind},…"
+    return hint.__name__.upper()
