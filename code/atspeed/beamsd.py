@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel
@@ -40,14 +41,14 @@ class BeamSDOutput(SpeculativeOutput):
     verify_time_cost: float | None = None
 
 
-def beam_search_by_TreeAttn(
+def beam_search_by_TreeAttn(  # type: ignore[no-redef]  # in the place of beamsd's
     model: PreTrainedModel,
     inputs: Mapping[str, Tensor],
     max_new_tokens: int | None = None,
     beam_size: int | None = None,
     logits_processor: LogitsProcessorList | None = None,
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
-    **options: object,
+    **options: Any,
 ) -> BeamSDOutput:
     """Beam search with tree attention and no draft. inputs: what a tokenizer returns.
 
@@ -61,7 +62,7 @@ def beam_search_by_TreeAttn(
     return _named(beamsd.beam_search_by_TreeAttn(model, inputs, **options), K)
 
 
-def beam_search_by_SD(
+def beam_search_by_SD(  # type: ignore[no-redef]
     target_model: PreTrainedModel,
     draft_model: PreTrainedModel,
     inputs: Mapping[str, Tensor],
@@ -71,7 +72,7 @@ def beam_search_by_SD(
     draft_beam_size: int | None = None,
     logits_processor: LogitsProcessorList | None = None,
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
-    **options: object,
+    **options: Any,
 ) -> BeamSDOutput:
     """Speculative beam search. inputs: what a tokenizer returns.
 
@@ -86,11 +87,11 @@ def beam_search_by_SD(
     return _named(beamsd.beam_search_by_SD(target_model, draft_model, inputs, **options), K)
 
 
-def _given(**options: object) -> dict[str, object]:
+def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _return_all(model: PreTrainedModel, options: dict[str, object]) -> int:
+def _return_all(model: PreTrainedModel, options: dict[str, Any]) -> int:
     """Ask for all beams unless the options say how many; returns K, the beams of a prompt."""
     K = options.get("num_beams") or model.generation_config.num_beams or 1
     options.setdefault("num_return_sequences", K)
@@ -98,6 +99,8 @@ def _return_all(model: PreTrainedModel, options: dict[str, object]) -> int:
 
 
 def _named(output: SpeculativeOutput, K: int) -> BeamSDOutput:
+    assert output.target_calls is not None
+    assert output.accepted is not None
     n_run, accepted = int(output.target_calls.sum()), int(output.accepted.clamp(min=0).sum())
     return BeamSDOutput(
         **output, beam_sequences=output.sequences, beam_scores=output.log_probs, n_run=n_run,

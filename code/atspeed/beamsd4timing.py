@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from atspeed.beamsd import BeamSDOutput, beam_search_by_SD
 from beamsd import Clock
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["Clock", "Timer", "beam_search_by_SD_4timing"]
 
@@ -49,7 +53,7 @@ class Timer:
 
 
 def beam_search_by_SD_4timing(
-    target_model: torch.nn.Module, draft_model: torch.nn.Module, *args: object, **options: object
+    target_model: PreTrainedModel, draft_model: PreTrainedModel, *args: Any, **options: Any
 ) -> BeamSDOutput:
     """`beam_search_by_SD`, whose arguments it takes, with a clock: `time_cost` of the output holds all seconds,
     `draft_time_cost`, `target_time_cost` and `verify_time_cost` those of the parts, as `seconds` does."""
@@ -58,5 +62,5 @@ def beam_search_by_SD_4timing(
         output = beam_search_by_SD(target_model, draft_model, *args, clock=clock, **options)
     output["seconds"], output["time_cost"] = clock.seconds(), timer.time_cost
     for part in ("draft", "target", "verify"):
-        output[f"{part}_time_cost"] = output.seconds.get(part, 0.0)
+        output[f"{part}_time_cost"] = output["seconds"].get(part, 0.0)
     return output

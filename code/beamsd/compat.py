@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
@@ -44,7 +44,7 @@ def cache_argument(module: nn.Module) -> str | None:
     return known_name(CACHE_NAMES, takes(module))
 
 
-def passed_cache(model_kwargs: dict) -> Cache | None:
+def passed_cache(model_kwargs: Mapping[str, Any]) -> Cache | None:
     """The cache among what `generate` passes on to a `custom_generate`."""
     return next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
 

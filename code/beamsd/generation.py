@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -109,7 +109,7 @@ class speculate:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
-        **model_kwargs: object,
+        **model_kwargs: Any,
     ) -> SpeculativeOutput | Tensor:
         """The decoding loop that `generate` calls. input_ids: (B * K, P), every prompt K times."""
         _check_config(generation_config)
@@ -157,7 +157,7 @@ def replace_beam_search_with_TreeAttn(model: PreTrainedModel) -> PreTrainedModel
     Greedy search, sampling and calls with a `custom_generate` of their own stay as they are.
     """
 
-    def generate(self: PreTrainedModel, *args: object, **kwargs: object) -> object:
+    def generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         config = deepcopy(kwargs.get("generation_config") or self.generation_config)
         config.update(**{name: value for name, value in kwargs.items() if name != "generation_config"})
         if "custom_generate" not in kwargs and config.get_generation_mode(kwargs.get("assistant_model")) == BEAM_SEARCH:
@@ -245,7 +245,7 @@ def _check_config(config: GenerationConfig) -> None:
         )
 
 
-def _check_inputs(model_kwargs: Mapping[str, object], mask: Tensor, width: int) -> None:
+def _check_inputs(model_kwargs: Mapping[str, Any], mask: Tensor, width: int) -> None:
     # Of a model that also reads pictures, `generate` passes what it has read of them: {}, where there are none.
     given = (name for name, value in model_kwargs.items() if value is not None and not _is_empty(value))
     others = [name for name in given if name not in PASSED_BY_GENERATE]

@@ -16,7 +16,19 @@ from torch import Tensor
 
 @dataclass
 class Tree:
-    """An append-only token tree per request, preallocated: nodes are written into slots, nothing is ever moved."""
+    """An append-only token tree per request, preallocated: nodes are written into slots, nothing is ever moved.
+
+    >>> tree = Tree.trunk(torch.tensor([[11, 12]]), torch.ones(1, 2), capacity=4)   # a prompt of two tokens
+    >>> tree.append(torch.tensor([[1, 1]]), torch.tensor([[21, 22]]))               # two children of its last node
+    tensor([[2, 3]])
+    >>> tree.visible[0].int()
+    tensor([[1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [1, 1, 0, 1]], dtype=torch.int32)
+    >>> tree.positions()
+    tensor([[0, 1, 2, 2]])
+    """
 
     tokens: Tensor  # (B, capacity)           long
     parents: Tensor  # (B, capacity)           long, slots

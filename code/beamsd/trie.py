@@ -26,6 +26,16 @@ class Trie:
 
     State 0 is the root, `end` the state after the EOS token that ends a sequence (see `ended_by`), `dead` the state of
     what is not legal.
+
+    >>> trie = Trie(torch.tensor([[5, 7], [5, 8], [6, 7]]))
+    >>> trie.children(torch.tensor([0, 1]))   # of the root, and of the state after token 5
+    tensor([[1, 2],
+            [3, 4]])
+    >>> trie.tokens[trie.children(torch.tensor([0, 1]))]
+    tensor([[5, 6],
+            [7, 8]])
+    >>> trie.advance(torch.tensor([1, 1]), torch.tensor([8, 9])), trie.dead
+    (tensor([4, 7]), 7)
     """
 
     tokens: Tensor  # (n_states + 2,) long, the token that leads to a state; unused (0) for the root and `dead`
@@ -114,8 +124,8 @@ class Trie:
         if device == self.tokens.device:
             return self
         if device not in self._views:
-            arrays = (array.to(device) for array in (self.tokens, self.first_child, self.final))
-            self._views[device] = self._like(*arrays, self.eos)
+            tokens, first_child, final = (array.to(device) for array in (self.tokens, self.first_child, self.final))
+            self._views[device] = self._like(tokens, first_child, final, self.eos)
         return self._views[device]
 
     def ended_by(self, eos: int) -> Trie:

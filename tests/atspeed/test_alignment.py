@@ -44,9 +44,9 @@ def test_loss_equals_a_loop_over_beams_and_positions(taught, model_class, source
     target, trie, samples = taught
     student, batch = tiny_llama(7, 1), collate([samples[i] for i in range(3)])
     alignment = Alignment(make_objective(model_class, 3, *constraints), trie, alpha=0.7)
-    lessons = DataPolicy(width=5, target=target).lessons(source, alignment, student, batch)
-    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], lessons.beams)
-    got = alignment.losses(tree, batch["item"], lessons)
+    targets = DataPolicy(width=5, target=target).targets(source, alignment, student, batch)
+    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], targets.beams)
+    got = alignment.losses(tree, batch["item"], targets)
     losses, recommend = [], []
     for i in range(3):
         prompt, item = torch.tensor(samples.prompts[i]), samples.items[i]
@@ -79,8 +79,8 @@ def test_wordkd_and_tvdkd_compare_the_vocabulary_on_the_items_prefix(taught, mod
     alignment = Alignment(make_objective(model_class), trie, alpha=1.0)
     policy = DataPolicy(target=None if stored else target)
     assert policy.needs_target(alignment.objective, stored) is not stored
-    lessons = policy.lessons(alignment.objective.default_prefix, alignment, student, batch)
-    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], lessons.beams)
+    targets = policy.targets(alignment.objective.default_prefix, alignment, student, batch)
+    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], targets.beams)
     expected = [
         loss
         for prompt, item in zip(samples.prompts[:3], samples.items[:3], strict=True)
@@ -88,7 +88,7 @@ def test_wordkd_and_tvdkd_compare_the_vocabulary_on_the_items_prefix(taught, mod
             model_class, student, target, trie, torch.tensor(prompt), item[None, :LENGTH], (False, False)
         )
     ]
-    got = alignment.losses(tree, batch["item"], lessons).total.mean().item()
+    got = alignment.losses(tree, batch["item"], targets).total.mean().item()
     assert got == pytest.approx(sum(expected) / len(expected), rel=2e-3)
 
 
@@ -103,12 +103,12 @@ def test_a_student_on_its_own_beams_stays_in_training_with_finite_gradients(
     alignment = Alignment(make_objective(model_class, 3, *constraints), trie, 1.0, temperature)
     # More beams than the catalogue has items: what is not real must not count, and must not spoil the rest.
     policy = DataPolicy(r_student=1.0, width=70, target=target)
-    lessons = policy.lessons(STUDENT, alignment, student, batch)
-    assert not lessons.real.all()
-    assert not lessons.log_probs.requires_grad
+    targets = policy.targets(STUDENT, alignment, student, batch)
+    assert not targets.real.all()
+    assert not targets.log_probs.requires_grad
     assert student.training
-    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], lessons.beams)
-    losses = alignment.losses(tree, batch["item"], lessons)
+    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], targets.beams)
+    losses = alignment.losses(tree, batch["item"], targets)
     losses.total.mean().backward()
     gradients = torch.cat([weight.grad.flatten() for weight in student.parameters()])
     assert gradients.isfinite().all()
@@ -121,11 +121,11 @@ def test_half_precision_models_are_compared_in_float32(taught):
     batch = collate([samples[i] for i in range(3)])
     alignment = Alignment(make_objective("AtSpeedSModel", 3), trie, 0.7)
     student = tiny_llama(7, 1).bfloat16()
-    lessons = DataPolicy(width=5, target=target).lessons(STUDENT, alignment, student, batch)
-    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], lessons.beams)
-    losses = alignment.losses(tree, batch["item"], lessons)
+    targets = DataPolicy(width=5, target=target).targets(STUDENT, alignment, student, batch)
+    tree = tree_logits(student, batch["input_ids"], batch["attention_mask"], batch["item"], targets.beams)
+    losses = alignment.losses(tree, batch["item"], targets)
     assert tree.logits.dtype == torch.bfloat16
-    assert losses.total.dtype == losses.levels.dtype == lessons.log_probs.dtype == torch.float32
+    assert losses.total.dtype == losses.levels.dtype == targets.log_probs.dtype == torch.float32
 
 
 def test_shares_of_batches_are_as_asked_and_the_same_after_a_restart():

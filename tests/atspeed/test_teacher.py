@@ -53,17 +53,17 @@ def test_holds_the_targets_beams_and_its_log_probabilities_along_them(tmp_path, 
     model, trie, prompts, items = case
     data = write(tmp_path, case)
     for index, prompt in enumerate(prompts):
-        lesson = data.targets_of(index, trie.fanout)
+        targets = data.targets_of(index, trie.fanout)
         expected = beam_search(model, torch.tensor([prompt]), trie=trie, width=5)
-        assert torch.equal(lesson.beams, expected.sequences[0])
-        assert lesson.real.all()
-        for beam, log_probs in zip(lesson.beams, lesson.log_probs, strict=True):
+        assert torch.equal(targets.beams, expected.sequences[0])
+        assert targets.real.all()
+        for beam, log_probs in zip(targets.beams, targets.log_probs, strict=True):
             children = trie.children(trie.walk(beam)[:-1])
             legal = children != trie.dead
             said = log_probs_along(model, prompt, beam).gather(1, trie.tokens[children])
             torch.testing.assert_close(log_probs[legal], said[legal], atol=1e-3, rtol=1e-3)  # float16
         said = log_probs_along(model, prompt, items[index])
-        torch.testing.assert_close(lesson.item_logits, said, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(targets.item_logits, said, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("loss", [kl, tvd, lambda q, p: topk_alignment(q, p, 3)], ids=["kl", "tvd", "topk"])
@@ -71,10 +71,10 @@ def test_losses_against_what_is_stored_are_those_against_the_live_target(tmp_pat
     model, trie, prompts, items = case
     student, data = tiny_llama(7, 1), write(tmp_path, case)
     for index, prompt in enumerate(prompts[:4]):
-        lesson = data.targets_of(index, trie.fanout)
+        targets = data.targets_of(index, trie.fanout)
         q, p = (log_probs_along(m, prompt, items[index]) for m in (student, model))
-        torch.testing.assert_close(loss(q, lesson.item_logits), loss(q, p), atol=1e-3, rtol=2e-3)
-        for beam, stored in zip(lesson.beams, lesson.log_probs, strict=True):
+        torch.testing.assert_close(loss(q, targets.item_logits), loss(q, p), atol=1e-3, rtol=2e-3)
+        for beam, stored in zip(targets.beams, targets.log_probs, strict=True):
             q, p = (log_probs_along(m, prompt, beam) for m in (student, model))
             for level, state in enumerate(trie.walk(beam)[:-1]):
                 children = trie.children(state)
@@ -129,9 +129,9 @@ def test_beams_beyond_the_catalogue_are_marked(tmp_path, case):
     model, _, prompts, _ = case
     items = random_items(3)
     manifest = replace(MANIFEST, plan=replace(PLAN, full_vocabulary=False))
-    lesson = write(tmp_path, (model, Trie(items), prompts, items[[0] * 10]), manifest).targets_of(7, fanout=4)
-    assert lesson.real.tolist() == [True] * len(items) + [False] * (5 - len(items))
-    assert lesson.item_logits is None
+    targets = write(tmp_path, (model, Trie(items), prompts, items[[0] * 10]), manifest).targets_of(7, fanout=4)
+    assert targets.real.tolist() == [True] * len(items) + [False] * (5 - len(items))
+    assert targets.item_logits is None
 
 
 @pytest.fixture(scope="module", params=["toy", "beauty"])

@@ -38,11 +38,11 @@ def test_every_objective_trains_and_alignment_on_beams_raises_acceptance(taught,
     results = fit(drafter, alignment, samples, samples, tmp_path, schedule_of(), world=1)
     batch, default_prefix = collate([samples[i] for i in range(len(samples))]), alignment.objective.default_prefix
     with torch.no_grad():
-        lessons = DataPolicy().lessons(default_prefix, alignment, drafter, batch) if default_prefix else None
+        targets = DataPolicy().targets(default_prefix, alignment, drafter, batch) if default_prefix else None
         tree = tree_logits(
-            drafter.eval(), batch["input_ids"], batch["attention_mask"], batch["item"], lessons and lessons.beams
+            drafter.eval(), batch["input_ids"], batch["attention_mask"], batch["item"], targets and targets.beams
         )
-        losses = alignment.losses(tree, batch["item"], lessons)
+        losses = alignment.losses(tree, batch["item"], targets)
     assert losses.total.mean().item() == pytest.approx(results["eval_loss"], rel=1e-3), "the best weights"
     best = next(log for log in results["history"] if log.get("eval_loss") == results["eval_loss"])
     assert best["eval_recommendation_loss"] == pytest.approx(losses.recommend.mean().item(), rel=1e-3)

@@ -60,7 +60,7 @@ def test_a_plain_search_lists_the_items_among_its_beams_and_a_constrained_one_it
     assert len(search(codes, tiger, True).recommend(histories, 1000).items[0].unique()) == len(codes.codes) + 1
 
 
-@pytest.mark.parametrize("k", [5, 30, 1000])
+@pytest.mark.parametrize("k", [5, 30, 70])
 def test_drafting_by_the_trie_gives_the_same_lists(codes, tiger, k):
     histories, plain = random_histories(len(codes.codes), 6), search(codes, tiger, constrained=True)
     expected, lists = plain.recommend(histories, k), replace(plain, drafter="trie").recommend(histories, k)

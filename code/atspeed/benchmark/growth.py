@@ -189,7 +189,8 @@ def _save_weights(folder: Path, growth: Growth, dtype: torch.dtype, seed: int) -
     for name in sizes:
         files.setdefault(name.split(".")[2] if ".layers." in name else "", []).append(name)
     old, parts = load_model(growth.path).state_dict(), _parts(growth.small, growth.large)
-    generator, where = torch.Generator().manual_seed(seed), {}
+    generator = torch.Generator().manual_seed(seed)
+    where: dict[str, str] = {}
     for number, names in enumerate(progress_bar(files.values(), "grow", "file")):
         file = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
         made = (_grow(old.get(name), sizes[name], parts[name.split(".")[-2]], dtype, generator) for name in names)

@@ -19,9 +19,9 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> float | Non
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     try:
         RESET.write_text("5")  # the peak of the resident memory
-        before = _kilobytes("VmRSS")
+        resident = _kilobytes("VmRSS")
         work()
-        return max(_kilobytes("VmHWM") - before, 0) / 1e3
+        return max(_kilobytes("VmHWM") - resident, 0) / 1e3
     except OSError:
         work()
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genrec.data.catalogue import Catalogue
 from genrec.runtime.errors import UserError
@@ -82,7 +82,7 @@ def make_methods(
 
     trie, program = Trie(items), Program()
 
-    def ours(drafted: bool = True, draws: bool = False, auto: Auto | None = None, **how: object) -> Method:
+    def ours(drafted: bool = True, draws: bool = False, auto: Auto | None = None, **how: Any) -> Method:
         search = auto.beam_search if auto else beam_search
 
         def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> DecodedLists:
@@ -95,7 +95,7 @@ def make_methods(
         warmup = AUTO_COMPILED if auto and "program" in how else AUTO_REQUESTS if auto else 0
         return Method(decode, draws, warmup, auto)
 
-    by_model = {"gamma": gamma, "draft_width": draft_width}
+    by_model: dict[str, Any] = {"gamma": gamma, "draft_width": draft_width}
     methods = {
         GENERATE: Method(_generate(target, items)),
         BASELINE: ours(drafted=False),

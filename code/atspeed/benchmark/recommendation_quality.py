@@ -41,7 +41,8 @@ class Generative:
         """The items of the k best beams of every history, best first: k items, or more if they share identifiers."""
         samples = [Sample(user=row, history=tuple(history), labels=()) for row, history in enumerate(histories)]
         prompts = encode_prompts(self.tokenizer, self.catalogue, samples, self.cutoff)
-        prefix, ranked = Prefix.of(prompts), [[] for _ in prompts]
+        prefix = Prefix.of(prompts)
+        ranked: list[list[int]] = [[] for _ in prompts]
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
         bar = progress_bar(len(prompts), "beam search", "user")
         for start in range(0, len(prompts), self.batch_size):

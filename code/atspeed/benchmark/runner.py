@@ -48,6 +48,7 @@ class MethodBenchmark:
         In float32 the lists of all methods but those that draw at random must be equal; else they are counted.
         """
         self.models, self.make, self.methods = models, make, make(*models)
+        assert models[0] is not None
         self.device, self.exact = models[0].device, models[0].dtype == torch.float32
         self.legal = {tuple(item) for item in items.tolist()}
         self._double: dict[str, Method] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from atspeed.checkpoints.model_files import check_model_folder
 from genrec.data.catalogue import Catalogue
@@ -54,7 +54,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
     if not isinstance(model, FSDPModule):
         return model.state_dict()
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast("dict[str, Tensor]", get_model_state_dict(model, options=options))
 
 
 def save_checkpoint(

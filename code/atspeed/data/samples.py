@@ -59,8 +59,8 @@ class Samples(TorchDataset):
             response = torch.tensor(self.history.response)
             row |= {"history_weights": self.history.weights[index], "response_weight": response}
         if self.teacher:
-            lesson = self.teacher.targets_of(index, self.fanout)
-            row |= {name: value for name, value in vars(lesson).items() if value is not None}
+            targets = self.teacher.targets_of(index, self.fanout)
+            row |= {name: value for name, value in vars(targets).items() if value is not None}
         return row
 
     @property

@@ -91,5 +91,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     state = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        state.update(tensor.numpy())
+        state.update(tensor.numpy().data)
     return state.hexdigest()

@@ -159,6 +159,7 @@ def open_model(
     from atspeed.checkpoints.loading import load_model, load_tokenizer, random_model
 
     if path is None:
+        assert shape is not None
         return random_model(shape, data.catalogue, dtype, seed)
     return load_model(path, dtype), load_tokenizer(path)
 

@@ -99,11 +99,11 @@ def main(
     from genrec.identifiers.rqvae import save_rqvae
     from genrec.identifiers.rqvae_training import fit_rqvae
 
-    vectors, rows = source.all(output), None if rows is None else torch.tensor(rows)
+    vectors, fitted_on = source.all(output), None if rows is None else torch.tensor(rows)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fitted = fit_rqvae(vectors, settings, rows=rows, work=output / "training", device=device)
+    fitted = fit_rqvae(vectors, settings, rows=fitted_on, work=output / "training", device=device)
     nearest = fitted.model.codes(vectors)
-    codes = resolve_in_turn(fitted.model, vectors, nearest, rows)
+    codes = resolve_in_turn(fitted.model, vectors, nearest, fitted_on)
     report = Report.of(fitted.model, vectors, nearest, codes)
     catalogue = Catalogue(identifiers_of(codes))
     save_rqvae(fitted.model, output / MODEL)

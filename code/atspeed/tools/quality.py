@@ -56,7 +56,7 @@ def main(
         "batch_size": batch_size, "dtype": dtype, "seed": seed,
     }  # fmt: skip
     output = Path(output_dir) / results_name(
-        [beam_size], Path(target_model).name if target else "no-target", [batch_size], dtype, split,
+        [beam_size], Path(target_model).name if target_model else "no-target", [batch_size], dtype, split,
         users_name(max_users, seed), f"seed{seed}" if seed and not max_users else "",
         "" if baselines == BASELINES else f"baselines-{short(baselines)}",
     )  # fmt: skip
@@ -79,7 +79,7 @@ def main(
 
     state = this_process()
     mine, found = slice(state.process_index, None, state.num_processes), []
-    if target:
+    if target and target_model:
         model = load_model(target_model, weights).to(state.device)
         recommender = Generative(model, load_tokenizer(target_model), data.catalogue, target.setting.cutoff, batch_size)
         found = gather_object([recommender.recommend(histories[mine], beam_size)])

@@ -52,24 +52,25 @@ class Alignment:
     alpha: float = 0.0
     temperature: float = 1.0  # of both softmaxes
 
-    def losses(self, tree: TreeLogits, item: Tensor, lessons: AlignmentTargets | None) -> Losses:
-        """tree: the student's, along `item` (B, L') and the beams of `lessons`. Source: AtSpeed, Sec. 4."""
+    def losses(self, tree: TreeLogits, item: Tensor, targets: AlignmentTargets | None) -> Losses:
+        """tree: the student's, along `item` (B, L') and the beams of `targets`. Source: AtSpeed, Sec. 4."""
         recommend = cross_entropy(tree.for_item().float(), item).mean(-1)
-        if lessons is None:
+        if targets is None:
             return Losses(recommend, recommend.new_zeros(len(recommend), 0), recommend)
         if self.objective.imitates_beams:
-            losses = cross_entropy(tree.for_beams().float(), lessons.beams)
+            losses = cross_entropy(tree.for_beams().float(), targets.beams)
         else:
-            losses = self.objective.align(*self._compared(tree, lessons))
-        levels = masked_mean(losses, lessons.real[..., None].expand_as(losses), dim=1)
+            assert self.objective.align is not None
+            losses = self.objective.align(*self._compared(tree, targets))
+        levels = masked_mean(losses, targets.real[..., None].expand_as(losses), dim=1)
         return Losses(recommend, levels, (1 - self.alpha) * recommend + self.alpha * levels.mean(-1))
 
-    def _compared(self, tree: TreeLogits, lessons: AlignmentTargets) -> tuple[Tensor, Tensor]:
+    def _compared(self, tree: TreeLogits, targets: AlignmentTargets) -> tuple[Tensor, Tensor]:
         """Student's and teacher's logits (B, K, L, C) at the temperature, at the dtype's floor where illegal."""
-        student, teacher = self.log_probs(tree, lessons.beams), lessons.log_probs
+        student, teacher = self.log_probs(tree, targets.beams), targets.log_probs
         if not self.objective.constrained_loss:
             return student / self.temperature, teacher / self.temperature
-        legal = self._children(lessons.beams) != self.trie.dead
+        legal = self._children(targets.beams) != self.legal.dead
         if not self.objective.constrained_softmax:
             student, teacher = _with_rest(student, legal), _with_rest(teacher, legal)
             legal = torch.cat([legal, torch.ones_like(legal[..., :1])], -1)
@@ -79,11 +80,17 @@ class Alignment:
     def log_probs(self, tree: TreeLogits, beams: Tensor) -> Tensor:
         """Log-probabilities (B, K, L, C) over the whole vocabulary of what is compared; anything where illegal."""
         if self.objective.constrained_loss:
-            return tree.log_probs(self.trie.tokens[self._children(beams)])
+            return tree.log_probs(self.legal.tokens[self._children(beams)])
         return tree.for_beams().float().log_softmax(-1)
 
+    @property
+    def legal(self) -> Trie:
+        """The trie; only the recommendation loss does without."""
+        assert self.trie is not None
+        return self.trie
+
     def _children(self, beams: Tensor) -> Tensor:
-        return self.trie.children(self.trie.walk(beams)[..., :-1])
+        return self.legal.children(self.legal.walk(beams)[..., :-1])
 
 
 def with_history(losses: Losses, tree: TreeLogits, batch: dict[str, Tensor]) -> Losses:
@@ -106,15 +113,15 @@ class DataPolicy(Shares):
     width: int = 20  # K, of the draft's own beams
     target: PreTrainedModel | None = None  # says what the teacher data do not hold; None where they hold all
 
-    def lessons(
+    def targets(
         self, source: str, alignment: Alignment, draft: PreTrainedModel, batch: dict[str, Tensor]
     ) -> AlignmentTargets:
         """draft: not wrapped by whatever runs it on several processes."""
         prompt, item = (batch["input_ids"], batch["attention_mask"]), batch["item"]
         if source == STUDENT:
-            beams, real = _own_beams(draft, *prompt, alignment.trie, self.width)
+            beams, real = _own_beams(draft, *prompt, alignment.legal, self.width)
         elif source == ITEM:
-            beams = item[:, None, : alignment.trie.length]
+            beams = item[:, None, : alignment.legal.length]
             real = torch.ones_like(beams[..., 0], dtype=torch.bool)
         else:
             beams, real = batch["beams"], batch["real"]
@@ -125,6 +132,7 @@ class DataPolicy(Shares):
                 rows = torch.arange(beams.shape[-1], device=beams.device).expand_as(beams)
                 tree = TreeLogits(batch["item_logits"], rows[:, 0], rows)
             else:
+                assert self.target is not None
                 tree = tree_logits(self.target, *prompt, item, beams)
             return AlignmentTargets(beams, real, alignment.log_probs(tree, beams))
 

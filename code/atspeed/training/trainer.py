@@ -68,13 +68,13 @@ class AlignmentTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def _losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> Losses:
-        default_prefix, lessons = self.alignment.objective.default_prefix, None
+        default_prefix, targets = self.alignment.objective.default_prefix, None
         if default_prefix:
             source = self.policy.source(default_prefix, self.state.global_step) if model.training else default_prefix
-            lessons = self.policy.lessons(source, self.alignment, self.accelerator.unwrap_model(model), inputs)
-        beams, history = lessons.beams if lessons else None, "history_weights" in inputs
+            targets = self.policy.targets(source, self.alignment, self.accelerator.unwrap_model(model), inputs)
+        beams, history = targets.beams if targets else None, "history_weights" in inputs
         tree = tree_logits(model, inputs["input_ids"], inputs["attention_mask"], inputs["item"], beams, prompt=history)
-        losses = self.alignment.losses(tree, inputs["item"], lessons)
+        losses = self.alignment.losses(tree, inputs["item"], targets)
         return with_history(losses, tree, inputs) if history else losses
 
     def evaluation_loop(self, *args: object, **kwargs: object) -> EvalLoopOutput:
@@ -109,6 +109,8 @@ def fit(
     """
     gpu, checkpoint = torch.cuda.is_available(), last_checkpoint(work)
     by_loss, again = schedule.select_by == "eval_loss", known_name(CHECKPOINTING_NAMES, vars(TrainingArguments))
+    assert again is not None
+    recomputing = {again: True, f"{again}_kwargs": {"use_reentrant": False}} if schedule.gradient_checkpointing else {}
     arguments = TrainingArguments(
         output_dir=str(work), num_train_epochs=epochs_left_open(checkpoint, schedule.epochs),
         per_device_train_batch_size=schedule.micro_batch_size, per_device_eval_batch_size=schedule.micro_batch_size,
@@ -120,7 +122,7 @@ def fit(
         remove_unused_columns=False, logging_steps=10, report_to=schedule.report_to, seed=schedule.seed,
         use_cpu=not gpu, disable_tqdm=True, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
         bf16=schedule.mixed_precision == "bf16", fp16=schedule.mixed_precision == "fp16",
-        **({again: True, f"{again}_kwargs": {"use_reentrant": False}} if schedule.gradient_checkpointing else {}),
+        **recomputing,
     )  # fmt: skip
     trainer = AlignmentTrainer(
         model, arguments, data_collator=collate, train_dataset=train,

@@ -90,7 +90,8 @@ class WeightState:
             )
         self._form, self._adapters = ModelForm(model), adapters
         self._refs = [ref(weight) for weight in weights]  # while they are held, no other weight has their ids
-        self._traces, views = _traces(weights), {}
+        self._traces = _traces(weights)
+        views: dict[tuple, list[Tensor]] = {}
         for weight in weights:
             if type(weight) in PLAIN and not weight.is_meta:
                 shape = weight.shape or (1,)

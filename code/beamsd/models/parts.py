@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class BodyAndHead:
     """`head(body(…).last_hidden_state)` are the model's logits."""
 
-    body: Callable
+    body: nn.Module
     head: Callable[[Tensor], Tensor]
 
 
@@ -30,7 +30,11 @@ _is_split: PerModel[bool] = PerModel(ModelForm)
 def split(model: PreTrainedModel) -> BodyAndHead | None:
     """The parts of a model; None where its logits are more than its output embeddings of its last hidden state, as with
     soft caps or scales. Tried out, once a model and head, since no configuration tells."""
-    return BodyAndHead(*parts(model)[1:]) if _is_split(model, _tried) else None
+    if not _is_split(model, _tried):
+        return None
+    _, body, head = parts(model)
+    assert head is not None
+    return BodyAndHead(body, head)
 
 
 @torch.inference_mode()
@@ -64,5 +68,5 @@ def _with(module: nn.Module, path: Sequence[str], new: nn.Module) -> nn.Module:
     if not path:
         return new
     twin = copy(module)
-    twin._modules = {**module._modules, path[0]: _with(module._modules[path[0]], path[1:], new)}
+    twin._modules = {**module._modules, path[0]: _with(module.get_submodule(path[0]), path[1:], new)}
     return twin

@@ -72,6 +72,7 @@ class TreeLayer(DynamicLayer):
         if not self.is_initialized:
             self._allocate(key_states, value_states)
         if self.whole:
+            assert self.slots is not None
             self.all_keys.index_copy_(2, self.slots, key_states)
             self.all_values.index_copy_(2, self.slots, value_states)
             return self.all_keys, self.all_values
@@ -125,15 +126,18 @@ class Reader:
         self.parts, self.compiled = split(model), body
         self.keeps_logits = self.parts is None and "logits_to_keep" in takes(model)
         self.layers = [TreeLayer(capacity, whole=body is not None) for _ in cache_layers(model.config)]
-        self.cache = {cache_argument(self.parts.body if self.parts else model): Cache(layers=self.layers)}
+        name = cache_argument(self.parts.body if self.parts else model)
+        assert name is not None, "check_model comes first"
+        self.cache = {name: Cache(layers=self.layers)}
         self.return_to(())
 
     def _fill_cache(self, batch: int) -> None:
-        """Read a word, so that the cache is there before anything is compiled; what it wrote is overwritten."""
-        word = torch.zeros(batch, 1, dtype=torch.long, device=self.model.device)
+        """Read a token, so that the cache is there before anything is compiled; what it wrote is overwritten."""
+        assert self.parts is not None
+        token = torch.zeros(batch, 1, dtype=torch.long, device=self.model.device)
         for layer in self.layers:
-            layer.slots = word[0]
-        self.parts.body(input_ids=word, position_ids=word, use_cache=True, **self.cache)
+            layer.slots = token[0]
+        self.parts.body(input_ids=token, position_ids=token, use_cache=True, **self.cache)
 
     def begin(self, batch: int) -> None:
         """Start over, in the same cache."""
@@ -154,28 +158,27 @@ class Reader:
     def catch_up(self, tree: Tree, since: int) -> TreeOutput:
         """Read every node that was missed; returns what the model says after the nodes from slot `since` on."""
         assert self.read <= since < tree.size, (self.read, since, tree.size)
-        whole = self.compiled is not None
+        whole, input_ids = self.compiled is not None, tree.tokens[:, self.read : tree.size]
         inputs = {
-            "input_ids": tree.tokens[:, self.read : tree.size],
             "attention_mask": tree.additive_mask(self.read, self.capacity if whole else tree.size, self.model.dtype),
             "position_ids": tree.positions(self.read).clamp(max=self.longest - 1),
             "use_cache": True,
             "return_dict": True,
             **self.cache,
         }
-        if whole:
+        if self.compiled is not None and self.parts:
             if not self.layers[0].is_initialized:
                 self._fill_cache(len(tree.tokens))
             slots = torch.arange(self.read, tree.size, device=tree.tokens.device)
             for layer in self.layers:
                 layer.slots, layer.read = slots, tree.size
-            inputs["input_ids"] = inputs["input_ids"].contiguous()  # a slice would be another shape to the compiler
-            states, head = self.compiled(**inputs).last_hidden_state, self.parts.head
+            input_ids = input_ids.contiguous()  # a slice would be another shape to the compiler
+            states, head = self.compiled(input_ids=input_ids, **inputs).last_hidden_state, self.parts.head
         elif self.parts:
-            states, head = self.parts.body(**inputs).last_hidden_state, self.parts.head
+            states, head = self.parts.body(input_ids=input_ids, **inputs).last_hidden_state, self.parts.head
         else:
             kept = {"logits_to_keep": tree.size - since} if self.keeps_logits else {}
-            states, head = self.model(**inputs, **kept).logits, nn.Identity()
+            states, head = self.model(input_ids=input_ids, **inputs, **kept).logits, nn.Identity()
         self.forwards.append(tree.size - self.read)
         self.read = tree.size
         if self.layers[0].read != self.read:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from beamsd.models.prefix import Prefix
 from beamsd.models.support import is_long
-from beamsd.search.beams import INVALID_SCORE
-from beamsd.search.finished import Ending
+from beamsd.search.beams import INVALID_SCORE, Beams
+from beamsd.search.finished import Ending, Finished
 from beamsd.search.plan import SearchPlan
 from beamsd.search.settings import Settings
 from beamsd.search.state import Decoding, DecodingFactory, Round, SearchState, SpanTimer, reader_of
@@ -70,7 +70,7 @@ def rounds(
 @torch.inference_mode()
 def decode(state: Decoding) -> Result:
     """Decode a batch to its end."""
-    done, accepted = None, []
+    accepted = []
     for done in _play(state):
         accepted.append(done.accepted)
     return _result(done, state.plan.ending, torch.stack(accepted, -1))
@@ -112,7 +112,7 @@ def beam_search(
     clock: SpanTimer | None = None,
     prefix: Prefix | None = None,
     program: DecodingFactory | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Result:
     """The `width` best sequences for every prompt: under strict verification those of the target's own beam search.
 
@@ -133,13 +133,14 @@ def beam_search(
 
 
 def _result(last: Round, ending: Ending, accepted: Tensor) -> Result:
+    beams: Beams | Finished
     if last.finished is None:
         best = last.beams.scores.argsort(descending=True, stable=True)  # relaxed sampling leaves them as drawn
-        beams = last.beams.take(best)
-        scores, legal = beams.scores / ending.penalty(beams.depths), ~beams.illegal()
+        beams = running = last.beams.take(best)
+        scores, legal = running.scores / ending.penalty(running.depths), ~running.illegal()
     else:
-        beams = last.finished
-        scores, legal = beams.scores, beams.ended & (beams.log_probs > INVALID_SCORE / 2)
+        beams = finished = last.finished
+        scores, legal = finished.scores, finished.ended & (finished.log_probs > INVALID_SCORE / 2)
     ranks = beams.ranks.where(legal[..., None], -1)
     return Result(
         beams.sequences.where(ranks >= 0, 0), (ranks >= 0).sum(-1), scores.where(legal, -torch.inf),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,21 +12,24 @@ from torch import Tensor
 from beamsd.models.reader import TreeOutput
 from beamsd.tree import Tree
 
-Rows = TypeVar("Rows")
+Rows = TypeVar("Rows", bound=Any)  # a dataclass of tensors
 INVALID_SCORE = -1e9  # what transformers adds to a score that must not win
 
 
 class Continuations(Protocol):
     """The continuations of K beams by one token, C each."""
 
-    log_probs: Tensor  # (B, K, C) float32, of that token; -inf where it is not legal
+    @property
+    def log_probs(self) -> Tensor:
+        """(B, K, C) float32, of that token; -inf where it is not legal."""
 
     def at(self, best: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens and trie states of the continuations `best` (B, m), indices into the flattened (B, K * C)."""
 
 
-class Scoring(Protocol):
-    def __call__(self, beams: Beams, options: Continuations) -> tuple[Tensor, Tensor]: ...
+# Maps beams and their continuations to scores and cumulative log-probabilities, (B, K, C) float32 each. Those that draw
+# at random take the continuations of a trie.
+Scoring: TypeAlias = "Callable[[Beams, Any], tuple[Tensor, Tensor]]"
 
 
 @dataclass
@@ -87,10 +91,11 @@ class Beams:
     def take(self, slots: Tensor) -> Beams:
         """The beams at `slots` (B, m), in that order."""
         history = slots[..., None].expand(*slots.shape, self.sequences.shape[-1])
-        return Beams(
-            *(getattr(self, name).gather(1, slots) for name in ("scores", "log_probs", "nodes", "tokens", "states")),
-            self.sequences.gather(1, history), self.ranks.gather(1, history), self.depths,
-        )  # fmt: skip
+        taken = {
+            name: getattr(self, name).gather(1, slots) for name in ("scores", "log_probs", "nodes", "tokens", "states")
+        }  # fmt: skip
+        taken |= {name: getattr(self, name).gather(1, history) for name in ("sequences", "ranks")}
+        return Beams(**taken, depths=self.depths)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,15 @@ class Level:
     reading: TreeOutput | None  # what the draft model said after those; None where the level is not its search alone
 
     def find(self, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Which (parent, token) pairs (B, K) were drafted, and in which slot (any, where they were not)."""
+        """Which (parent, token) pairs (B, K) were drafted, and in which slot (any, where they were not).
+
+        >>> tree = Tree.trunk(torch.tensor([[1, 2, 3]]), torch.ones(1, 3), capacity=5)
+        >>> beams = replace(Beams.at_root(tree, 2, 4, -torch.inf), tokens=torch.tensor([[7, 8]]))
+        >>> beams.nodes = tree.append(torch.tensor([[1, 2]]), beams.tokens)   # 7 below slot 1, 8 below slot 2
+        >>> level = Level(beams, parents=torch.tensor([[1, 2]]), before=beams, reading=None)
+        >>> level.find(torch.tensor([[2, 2]]), torch.tensor([[8, 7]]))        # 8 below slot 2 was drafted, 7 was not
+        (tensor([[ True, False]]), tensor([[4, 3]]))
+        """
         hit = (self.parents[:, None] == parents[..., None]) & (self.beams.tokens[:, None] == tokens[..., None])
         return hit.any(-1), self.beams.nodes.gather(1, hit.int().argmax(-1))
 

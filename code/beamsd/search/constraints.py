@@ -125,6 +125,8 @@ class VocabularyConstraint:
 
         All rows stand at the same depth here. A draft's beams come in groups of K, the last one filled up.
         """
+        assert self.processors is not None
+        assert self.prompts is not None
         B, K, V = log_probs.shape
         sequences = beams.sequences[..., : int(beams.depths[0])]
         if self.draft:
@@ -132,12 +134,12 @@ class VocabularyConstraint:
             illegal = beams.illegal()[..., None]
             sequences = torch.where(illegal, sequences[:, :1], sequences)
         sequences = torch.cat([self.prompts[:, None].expand(B, K, -1), sequences], -1)
-        processed = []
+        parts = []
         for start in range(0, K, self.group):
             slots = torch.arange(start, start + self.group, device=log_probs.device).clamp(max=K - 1)
             scores = self.processors(sequences[:, slots].flatten(0, 1), log_probs[:, slots].flatten(0, 1))
-            processed.append(scores.view(B, self.group, V)[:, : K - start])
-        processed = torch.cat(processed, 1)
+            parts.append(scores.view(B, self.group, V)[:, : K - start])
+        processed = torch.cat(parts, 1)
         return processed.masked_fill(illegal, -torch.inf) if self.draft else processed
 
 

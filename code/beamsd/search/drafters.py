@@ -18,8 +18,13 @@ from beamsd.tree import Tree
 
 
 class Drafter(Protocol):
-    readers: tuple[TreeReader, ...]  # of draft models
-    follows: bool  # whether they read on in later rounds
+    @property
+    def readers(self) -> tuple[TreeReader, ...]:
+        """Those of draft models."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether the readers read on in later rounds."""
 
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
         """What `draft` must know of the rows: (m, B) long, of which the host reads the largest of the rows.
@@ -132,9 +137,9 @@ class HybridDrafter(NoDrafter):
         reading = self.readers[0].catch_up(tree, since)
         first_width, width = min(self.widths[0] or n_first, n_first), self.widths[1]
         first = beams.step(self.legal.options(reading, beams, first_width), self.scoring, first_width)
-        scout = (first.states[..., None] == every.states[:, None]).int().argmax(-1)
-        parents = replace(first, nodes=every.nodes.gather(1, scout))
-        second = parents.step(self.legal.options(reading, parents, width), self.scoring, width)
+        among_all = (first.states[..., None] == every.states[:, None]).int().argmax(-1)
+        ranked = replace(first, nodes=every.nodes.gather(1, among_all))
+        second = ranked.step(self.legal.options(reading, ranked, width), self.scoring, width)
         # The draft has read all first tokens; the target shall read those that were ranked high, best first.
         tree.cut(since + 1)
         above = _append_level(tree, first, first.nodes, beams, None)
@@ -145,15 +150,16 @@ class HybridDrafter(NoDrafter):
 def make_drafter(plan: SearchPlan, read: Callable[[], TreeReader], static: bool) -> Drafter:
     """Who drafts. read: makes a reader of the draft model. static: no shape may depend on the draft."""
     legal = plan.legal.for_draft(plan.ending.eos, plan.constrained_softmax)
-    below = TrieDrafter(legal, plan.nodes)
-    if plan.kind == "trie":
-        return below
-    if not plan.widths:
-        return NoDrafter()
-    readers = (read(),)
-    if plan.kind == "hybrid":
-        return HybridDrafter(legal, plan.draft_scoring, plan.widths, below, static, readers)
-    return ModelDrafter(legal, plan.draft_scoring, plan.widths, readers)
+    if plan.kind in ("trie", "hybrid"):
+        assert isinstance(legal, TrieConstraint)
+        below = TrieDrafter(legal, plan.nodes)
+        if plan.kind == "trie":
+            return below
+        first, second = plan.widths
+        assert second is not None
+        return HybridDrafter(legal, plan.draft_scoring, (first, second), below, static, (read(),))
+    widths = tuple(width for width in plan.widths if width is not None)
+    return ModelDrafter(legal, plan.draft_scoring, widths, (read(),)) if widths else NoDrafter()
 
 
 def _append_level(tree: Tree, beams: Beams, parents: Tensor, before: Beams, reading: TreeOutput | None) -> Level:

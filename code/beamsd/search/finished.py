@@ -40,6 +40,7 @@ class Ending:
         for token in self.eos:
             ends = ends | (beams.tokens == token)
         if self.criteria:
+            assert self.prompts is not None
             generated = beams.sequences[..., : int(beams.depths[0])]
             sequences = torch.cat([self.prompts[:, None].expand(-1, generated.shape[1], -1), generated], -1)
             ends = ends | self.criteria(sequences.flatten(0, 1), None).view_as(ends)

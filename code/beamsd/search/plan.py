@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from beamsd.search.beams import Beams, Continuations, Level, Scoring
+from beamsd.search.beams import Beams, Level, Scoring
 from beamsd.search.constraints import Constraint, TrieConstraint
 from beamsd.search.finished import Ending
 
 
 class Verification(Protocol):
-    def pick(self, beams: Beams, options: Continuations, level: Level | None, width: int) -> Beams:
+    def pick(self, beams: Beams, options: Any, level: Level | None, width: int) -> Beams:
         """The `width` continuations that the target wants; `nodes` are still those of the parents.
 
-        options: the target's. level: what was drafted here, None where nothing was.
+        options: the target's `Continuations`. level: what was drafted here, None where nothing was.
         """
 
 
@@ -51,7 +51,8 @@ class SearchPlan:
     @property
     def most_nodes(self) -> int:
         """How many nodes a round adds at most."""
+        drafted = sum(width or 0 for width in self.widths)
         if self.kind in ("trie", "hybrid"):
-            drafted = self.nodes + sum(width or 0 for width in self.widths)
-            return max(drafted, self.legal.trie.fanout) + self.width
-        return sum(self.widths) + self.width
+            assert isinstance(self.legal, TrieConstraint)
+            drafted = max(drafted + self.nodes, self.legal.trie.fanout)
+        return drafted + self.width

@@ -66,7 +66,7 @@ class StochasticBeams:
         parent, best = beams.scores[..., None].double(), perturbed.amax(-1, keepdim=True)
         v = parent - perturbed + _log1mexp(perturbed - best)
         scores = parent - v.relu() - (-v.abs()).exp().log1p()
-        return (each.masked_fill(illegal, -torch.inf).float() for each in (scores, log_probs))
+        return scores.masked_fill(illegal, -torch.inf).float(), log_probs.masked_fill(illegal, -torch.inf).float()
 
 
 def _log1mexp(x: Tensor) -> Tensor:

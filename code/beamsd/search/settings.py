@@ -168,12 +168,9 @@ class Settings:
                 length = min(length, trie.length + 1)
             else:
                 eos = ()  # every sequence is cut at the last token or ends with it
-        return (
-            Ending(
-                length, eos, self.length_penalty, self.early_stopping, self.stopping_criteria or None, input_ids
-            ),
-            trie,
-        )  # fmt: skip
+        assert length is not None
+        criteria = self.stopping_criteria or None
+        return Ending(length, eos, self.length_penalty, self.early_stopping, criteria, input_ids), trie
 
     def _legal(self, trie: Trie | None, input_ids: Tensor) -> Constraint:
         processors = self.logits_processor
@@ -190,7 +187,7 @@ class Settings:
             which = f"gamma={self.gamma}" if self.drafter == "model" else f"drafter={self.drafter!r}"
             raise ValueError(f"{which} needs a draft model; pass draft=, or drafter='none' for plain beam search")
         sizes = {"target": target.config.get_text_config().vocab_size}
-        if self.uses_model:
+        if self.uses_model and draft is not None:
             sizes["draft"] = draft.config.get_text_config().vocab_size
         held = {"the prompts hold": int(input_ids.max())}
         if self.trie is not None:
@@ -209,7 +206,7 @@ class Settings:
                 f"tokenizer, call draft.resize_token_embeddings({sizes['target']}), or pass a trie without processors"
             )
         most = self.width * sizes["target"]
-        if self.uses_model and self.trie is None and max(self._widths()) > most:
+        if self.uses_model and self.trie is None and max(width or 0 for width in self._widths()) > most:
             raise ValueError(f"draft_width={self.draft_width} exceeds the {most} continuations of {self.width} beams")
 
     def _seeds(self, legal: Constraint, input_ids: Tensor) -> Tensor | None:
@@ -220,7 +217,7 @@ class Settings:
             raise ValueError(f"{name} takes a trie and no logits processors: its noise belongs to the trie's states")
         if self.stopping_criteria:
             raise ValueError(f"{name} takes no stopping_criteria")
-        given = self.seeds.tolist() if hasattr(self.seeds, "tolist") else self.seeds  # tensors and arrays
+        given = getattr(self.seeds, "tolist", lambda: self.seeds)()  # of tensors and arrays too
         if not isinstance(given, Sequence) or len(given) != B:
             raise ValueError(f"{name} draws at random: pass seeds=, one integer a request, {B} here, not {given}")
         if not all(isinstance(seed, int) and -(2**63) <= seed < 2**63 for seed in given):
@@ -231,6 +228,8 @@ class Settings:
         """How the target verifies, and how the draft ranks."""
         if seeds is None:
             return Strict(self.trace or likelihood), likelihood
+        assert self.trie is not None
+        assert isinstance(legal, TrieConstraint)  # `_seeds` has refused the rest
         name = f"verification={self.verification!r}"
         if self.verification == "sample":
             if self.length_penalty:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,7 +51,9 @@ class Round:
 class Decoding(Protocol):
     """A batch that is decoded round by round: a `SearchState`, or one whose rounds a `Program` has captured."""
 
-    plan: SearchPlan
+    @property
+    def plan(self) -> SearchPlan:
+        """The settings of the search."""
 
     def begin(self) -> Tensor:
         """See `SearchState`; so the others."""
@@ -64,7 +66,9 @@ class Decoding(Protocol):
 class DecodingFactory(Protocol):
     """Makes a `Decoding` in the place of `SearchState`: a `Program`."""
 
-    lock: AbstractContextManager  # held from the first round of a batch to its last
+    @property
+    def lock(self) -> AbstractContextManager:
+        """Held from the first round of a batch to its last."""
 
     def decoding(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: SearchPlan, input_ids: Tensor,
@@ -106,7 +110,7 @@ class SearchState:
         self.prompt_tokens = input_ids.shape[1] - prefix_tokens
         self.reader = read(capacity)
         # On CUDA, looking at the draft would be one more host sync.
-        self.drafter = make_drafter(plan, lambda: read_draft(capacity), static or input_ids.is_cuda)
+        self.drafter = make_drafter(plan, lambda: (read_draft or read)(capacity), static or input_ids.is_cuda)
 
     def begin(self) -> Tensor:
         """Start with the prompts alone. Returns what the host reads before a round: levels left, and the counts that
@@ -145,13 +149,13 @@ class SearchState:
             self.prompt_tokens,
         )  # fmt: skip
 
-    def bookmark(self) -> dict[str, object]:
-        """Where the run stands, as far as the host knows: numbers, and which tensors are which."""
+    def bookmark(self) -> dict[str, Any]:
+        """Where the search stands, as far as the host knows: numbers, and which tensors are which."""
         places = {name: getattr(self, name, None) for name in ("beams", "finished", "levels", "accepted", "since")}
         readers = [(reader, reader.bookmark()) for reader in (self.reader, *self.drafter.readers)]
         return {"places": places, "size": self.tree.size, "readers": readers}
 
-    def return_to(self, bookmark: dict[str, object]) -> None:
+    def return_to(self, bookmark: dict[str, Any]) -> None:
         """Stand there again; the tensors are not touched."""
         vars(self).update(bookmark["places"])
         self.tree.size = bookmark["size"]

@@ -76,6 +76,7 @@ class Relaxed:
         """The draft's cumulative log-probabilities (B, K * C) of the same continuations."""
         before = (beams.nodes[..., None] == level.before.nodes[:, None]).int().argmax(-1)
         same = replace(beams, nodes=level.before.nodes.gather(1, before))
+        assert level.reading is not None
         options = self.legal.options(level.reading, same, width=1)
         cumulative = level.before.log_probs.gather(1, before).masked_fill(beams.illegal(), -torch.inf)
         return (cumulative[..., None] + options.log_probs).flatten(1)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -105,7 +105,7 @@ class Auto:
     def beam_search(
         self, target: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *,
         draft: PreTrainedModel | None = None, clock: SpanTimer | None = None, prefix: Prefix | None = None,
-        program: Program | None = None, **settings: object,
+        program: Program | None = None, **settings: Any,
     ) -> Result:  # fmt: skip
         """As `beamsd.beam_search`, whose settings it takes, but for those that say who drafts."""
         check_trie(settings.get("trie"))
@@ -159,7 +159,7 @@ class Auto:
         if len(ledgers) == 1:
             return next(iter(ledgers)), False
         alike = (requests, prompt // 32)
-        choice, left = self._decided.pop(alike, (None, 0))
+        choice, left = self._decided.pop(alike, (PLAIN, 0))
         if left:
             self._decided[alike] = choice, left - 1
             return choice, False
@@ -251,8 +251,8 @@ def _choose(
     off = median(ledgers[PLAIN].off)
     hopeful = [choice for choice, seconds in best_cases.items() if seconds * off < min(promise.values())]
     if hopeful:
-        return min(hopeful, key=best_cases.get), True
-    best = min(promise, key=promise.get)
+        return min(hopeful, key=best_cases.__getitem__), True
+    best = min(promise, key=promise.__getitem__)
     if promise[best] > MARGIN * promise[PLAIN]:
         best = PLAIN
     close = [
@@ -281,6 +281,7 @@ def _best_case(choice: Choice, requests: Requests, trie: Trie | None) -> Forward
         levels = [widths[min(i, len(widths) - 1)] for i in range(min(choice.gamma, T - 1))]
         calls = -(-T // (choice.gamma + 1))
         return Forwards((sum(levels),) + (K,) * (calls - 1), (0, *levels[:-1]))
+    assert trie is not None
     first = int(trie.below(torch.zeros((), dtype=torch.long, device=trie.tokens.device), 1))
     if choice.drafter == "trie":
         # All first tokens settle two levels; below two levels, a trie may be a line.

@@ -8,7 +8,7 @@ a path, and each is recorded the first time that its path is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -104,7 +104,7 @@ class Program:
         self._values: WeakKeyDictionary[PreTrainedModel, WeightState] = WeakKeyDictionary()
         self._bodies: WeakKeyDictionary[PreTrainedModel, Callable] = WeakKeyDictionary()
         self._runs: dict[tuple, RecordedSearch] = {}
-        self.lock = RLock()  # a run has one set of buffers
+        self.lock: AbstractContextManager = RLock()  # a search has one set of buffers
 
     def decoding(
         self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: SearchPlan, input_ids: Tensor,
@@ -153,10 +153,11 @@ class Program:
         return model.device.type == "cpu" and self._recorder is None and split(model) is not None
 
     def _body(self, model: PreTrainedModel) -> Callable | None:
-        if not self.compiles(model):
+        divided = split(model)
+        if not self.compiles(model) or divided is None:
             return None
         if model not in self._bodies:
-            self._bodies[model] = self._compiler(split(model).body)
+            self._bodies[model] = self._compiler(divided.body)
         return self._bodies[model]
 
 
@@ -178,7 +179,7 @@ class RecordedSearch:
         run = self._run
         run.input_ids.copy_(input_ids)
         run.attention_mask.copy_(attention_mask)
-        if seeds is not None and seeds is not run.plan.seeds:
+        if seeds is not None and run.plan.seeds is not None and seeds is not run.plan.seeds:
             run.plan.seeds.copy_(seeds)
         self._clock = clock or (lambda name: nullcontext())
         if self._recorder is None:
