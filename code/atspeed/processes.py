@@ -1,4 +1,4 @@
-"""The processes that share a stage."""
+"""State of this process among those of a stage."""
 
 import torch
 from accelerate import PartialState

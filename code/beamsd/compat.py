@@ -1,4 +1,4 @@
-"""What differs between releases of transformers, found by asking the objects at hand, never by version numbers."""
+"""Differences between transformers releases, detected by feature, never by version number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way in through transformers: `speculate` for `generate(custom_generate=…)`, and the functions of BeamSD.
+"""Entry points through transformers: `speculate` for `generate(custom_generate=…)`, and the functions of BeamSD.
 
 Nothing here decodes: it reads a GenerationConfig, calls the search, and gives its result the form of `generate`.
 """
@@ -222,7 +222,7 @@ def _generate(
         inputs = {"input_ids": inputs}
     ours = {field.name for field in fields(speculate)} & set(options)
     decode = speculate(draft, **{name: options.pop(name) for name in ours})
-    # On the class, so that a model whose own `generate` was replaced is none the wiser.
+    # Call the class method, to bypass a `generate` that was patched onto the instance.
     return type(model).generate(
         model, **inputs, **options, return_dict_in_generate=True, custom_generate=decode
     )  # fmt: skip
@@ -260,7 +260,7 @@ def _check_inputs(model_kwargs: Mapping[str, Any], mask: Tensor, width: int) -> 
 
 
 def _fill(config: GenerationConfig, greedy: bool) -> int:
-    """What stands after the end of a sequence in transformers."""
+    """The token that transformers fills finished sequences up with."""
     pad, eos = config.pad_token_id, config.eos_token_id
     if eos is not None:
         eos = int(torch.as_tensor(eos).view(-1)[0])

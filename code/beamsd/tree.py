@@ -32,7 +32,7 @@ class Tree:
 
     tokens: Tensor  # (B, capacity)           long
     parents: Tensor  # (B, capacity)           long, slots
-    visible: Tensor  # (B, capacity, capacity) bool, sees[b, i, j]: node i attends to node j
+    visible: Tensor  # (B, capacity, capacity) bool, visible[b, i, j]: node i attends to node j
     size: int  # n, slots in use; the same in every row
 
     @property
@@ -57,7 +57,7 @@ class Tree:
         return tree
 
     def reset(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """Make the left-padded prompts (B, P) all there is."""
+        """Start over with the left-padded prompts (B, P) alone."""
         P = input_ids.shape[1]
         assert self.capacity >= P, (self.capacity, P)
         slot = torch.arange(P, device=input_ids.device)
@@ -68,7 +68,7 @@ class Tree:
         self.visible[:, :P, :P] = (slot[:, None] >= slot) & attention_mask.bool()[:, None] | (slot[:, None] == slot)
 
     def append(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Hang one child under each parent, both (B, m); returns the new nodes' slots (B, m)."""
+        """Append one child to each parent, both (B, m); returns the new nodes' slots (B, m)."""
         B, m = tokens.shape
         start, end = self.size, self.size + m
         assert end <= self.capacity, f"the tree holds {self.capacity} nodes, {end} are needed"

@@ -1,4 +1,4 @@
-"""A trained LLaMA in a larger shape that computes the same: what a 7B costs, with a small model's behaviour.
+"""Function-preserving growth of a trained LLaMA: the cost of a 7B with the behaviour of a small model.
 
 The small model's weights lie in a corner of the large one's. New channels of the residual stream hold zero, and what
 new heads, units and layers say is multiplied by zero. What then cannot matter is random, so that only the rest of the
@@ -46,7 +46,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Part:
-    """How one weight is made: the small one's, times `scale`, at `index`; the rest has this mean and spread."""
+    """The recipe of one weight: the small one's times `scale` at `index`; the rest has this mean and spread."""
 
     index: tuple[Tensor | EllipsisType, ...]  # of the large weight, in the shape of the small one
     spread: float = 0.0
@@ -89,7 +89,7 @@ def _check_kind(path: str, config: LlamaConfig) -> None:
 
 
 def _obstacle(small: LlamaConfig, shape: Shape) -> str | None:
-    """Why a model of this configuration has no place in `shape`."""
+    """The reason why a model of this configuration does not fit into `shape`; None if it does."""
     for field in GROWS:
         if getattr(shape, field) < getattr(small, field):
             return f"{field} {getattr(shape, field)} is smaller than the checkpoint's {getattr(small, field)}"

@@ -1,4 +1,4 @@
-"""What stage 4 has measured so far, kept batch by batch, so that a run that was killed goes on where it was."""
+"""Journal of measured records, written batch by batch, so that an interrupted stage 4 resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Journal:
         self.folder, self.path = folder, folder / f"records-{process}.jsonl"
 
     def mend(self) -> None:
-        """Cut off what follows the last whole line of every file. To be called where nobody writes."""
+        """Truncate every file after its last whole line. Call it while no process writes."""
         for path in self.folder.glob("records-*.jsonl"):
             data = path.read_bytes()
             if not data.endswith(b"\n"):
@@ -27,7 +27,7 @@ class Journal:
                     file.truncate(data.rfind(b"\n") + 1)
 
     def read(self) -> list[Record]:
-        """Of all processes, by K, then by request. Raises UserError that names a line which is damaged."""
+        """The records of all processes, by K, then by request. Raises UserError that names a line which is damaged."""
         records = []
         for path in sorted(self.folder.glob("records-*.jsonl")):
             for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -40,6 +40,6 @@ class Journal:
         return sorted(records, key=lambda record: (record.width, record.request))
 
     def keep(self, records: Iterable[Record]) -> None:
-        """Add those of a batch."""
+        """Append the records of a batch."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([asdict(record) for record in records]) + "\n")

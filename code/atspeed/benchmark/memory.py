@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes, at its peak."""
+"""Peak memory of a function call."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> float | None:
-    """MB on top of what is held before; None where the system does not say (it is Linux that does, for a CPU)."""
+    """Peak MB beyond what was held before the call; None where the system does not tell (for a CPU, Linux does)."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

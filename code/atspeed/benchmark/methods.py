@@ -1,4 +1,4 @@
-"""The ways to decode that are compared: transformers' `generate`, and our decoder with every drafter."""
+"""The decoding methods under comparison: transformers' `generate`, and `beamsd` with every drafter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AUTO_COMPILED = 60  # ... and what it chose is compiled
 
 @dataclass(frozen=True)
 class DecodedLists:
-    """K items a request, and what they cost where that is known."""
+    """K items a request, and their cost where it is known."""
 
     sequences: Tensor  # (B, K, L) long
     scores: Tensor | None  # (B, K) float32, cumulative log-probability; None for one beam of `generate`

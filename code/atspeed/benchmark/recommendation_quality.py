@@ -1,4 +1,4 @@
-"""How good the recommendations are: the target and simple baselines, judged by one evaluation."""
+"""Recommendation quality: the target and simple baselines under one evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The comparison as a table, as files and as a plot."""
+"""Tables, files and plots of measured records."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def verdict(records: Sequence[Record], exact: bool) -> str:
 
 
 def results_name(widths: Sequence[int], draft: str, batch_sizes: Sequence[int], *others: str) -> str:
-    """The name of a folder of results: what tells them from others of the same models.
+    """The name of a results folder, made of the settings that tell it from others of the same models.
 
     draft: of width and gamma; others: precision, split, a choice of users, …; each empty where there is none.
     """
@@ -118,12 +118,12 @@ def results_name(widths: Sequence[int], draft: str, batch_sizes: Sequence[int], 
 
 
 def users_name(max_users: int | None, seed: int) -> str:
-    """That part of the name of results which tells a choice of users."""
+    """The part of a results name that identifies a choice of users."""
     return f"{max_users}users-seed{seed}" if max_users else ""
 
 
 def short(value: object) -> str:
-    """Eight letters in the place of what is too long for a name."""
+    """A hash of eight characters, for what is too long for a name."""
     return sha256(repr(value).encode())[:8]
 
 

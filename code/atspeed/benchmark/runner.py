@@ -1,4 +1,4 @@
-"""Decode every test user with every method, check that the lists agree, and note what each request took."""
+"""Runs every method on every request, checks that the lists agree, and records costs."""
 
 import logging
 import time
@@ -143,7 +143,7 @@ class MethodBenchmark:
                 raise RuntimeError(f"request {request}, K {width}: {name} gives the right list with other scores")
 
     def _settle(self, prompt: Sequence[int], request: int, width: int, found: dict[str, list]) -> None:
-        """Lists that differ must agree in float64, or they are not a tie but a fault."""
+        """Decode in float64 a request whose lists differ: if they still do, it is no tie but an error."""
         if self._double is None:
             self._double = self.make(*(model and deepcopy(model).double() for model in self.models))
         ids, mask = (tensor.to(self.device) for tensor in left_pad([prompt]))

@@ -1,4 +1,4 @@
-"""Checkpoints that stand on their own: merged weights, tokenizer, identifiers and facts in one folder."""
+"""Self-contained checkpoints: merged weights, tokenizer, identifiers and facts in one folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CATALOGUE = "catalogue.json"
 
 @dataclass(frozen=True)
 class DataSetting:
-    """What a target was fine-tuned for. Later stages read it from the target; nobody types it twice."""
+    """The data and limits that a target was fine-tuned for; later stages read them from its facts."""
 
     dataset: str
     catalogue: str  # fingerprint
@@ -103,7 +103,7 @@ def open_checkpoint(path: str, stage: str, script: str, dataset: Dataset, grown:
 
 
 def _as_it_was(path: Path, dataset: Dataset) -> Dataset:
-    """The data set without the items that the checkpoint does not know."""
+    """The data set without items that are newer than the checkpoint."""
     known = Catalogue.load(path / CATALOGUE).identifiers.keys()
     return replace(dataset, catalogue=dataset.catalogue.without(dataset.catalogue.identifiers.keys() - known))
 

@@ -1,4 +1,4 @@
-"""Models and tokenizers: loading any decoder-only model, and making random ones that need no download."""
+"""Loading of decoder-only models and tokenizers, and random ones that need no download."""
 
 import io
 from pathlib import Path
@@ -50,7 +50,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def teach_tokenizer(path: str, catalogue: Catalogue) -> PreTrainedTokenizerBase:
-    """The tokenizer at `path`, and the identifiers' tokens added to it: as it will be in the checkpoint.
+    """The tokenizer at `path` with the identifiers' tokens added, as the checkpoint will have it.
 
     A tokenizer that is saved may be another one than before: transformers 5 does not save the `legacy` of LLaMA's, on
     which depends what follows an added token. So it is saved and loaded here, before anything is read with it.
@@ -144,7 +144,7 @@ def vocabulary_size(path: str) -> int:
 
 
 def add_item_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> list[int]:
-    """Teach the tokenizer the identifiers' tokens and give the model rows for them; returns their ids."""
+    """Add the identifiers' tokens to the tokenizer and rows for them to the model; returns their ids."""
     tokenizer.add_tokens(catalogue.tokens)
     if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

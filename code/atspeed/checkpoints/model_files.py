@@ -1,4 +1,4 @@
-"""What a model's folder holds, checked without torch and before any work: that it is whole, and a whole model."""
+"""Checks of a model folder, without torch and before any work: complete files of a complete model."""
 
 import json
 from pathlib import Path

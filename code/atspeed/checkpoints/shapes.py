@@ -1,4 +1,4 @@
-"""What is asked for by name: the sizes of LLaMA, and in which numbers weights are."""
+"""Model shapes and number formats by name."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # name, as torch has it ->
 
 @dataclass(frozen=True)
 class Shape:
-    """What a LLaMA of a published size looks like."""
+    """The dimensions of a LLaMA of a published size."""
 
     hidden_size: int
     intermediate_size: int

@@ -1,4 +1,4 @@
-"""What a model is trained on, sample by sample, and in which order."""
+"""Training samples and their order."""
 
 import math
 import random
@@ -18,7 +18,7 @@ SORTED_TOGETHER = 50  # batches: the more, the less padding, and the less random
 
 @dataclass(frozen=True)
 class HistoryLoss:
-    """Has the items of a prompt's history learnt too, all but the first, in the forward that reads them anyway.
+    """Weights of a loss on the items of the history too, all but the first, in the same forward.
 
     It is what one sample for every prefix of the history would teach, but for their instructions. Weights are such that
     every token of the data set counts the same, and a sample 1 on average.
@@ -39,7 +39,7 @@ class HistoryLoss:
 
 
 class Samples(TorchDataset):
-    """Prompts, the true items and, where an objective needs them, what the teacher said."""
+    """Prompts, true items and, where an objective needs them, teacher data."""
 
     def __init__(
         self, prompts: Sequence[Sequence[int]], items: Tensor, teacher: TeacherData | None = None, fanout: int = 0,

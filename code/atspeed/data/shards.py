@@ -1,4 +1,4 @@
-"""Shards: safetensors files that each say what they were made of, written by many processes at once.
+"""Shards: safetensors files that record their origin, written by many processes at once.
 
 A shard is whole or not there. Its metadata hold its origin, every fact that its contents follow from, and the SHA-256
 of its contents, so that a shard of another model, catalogue or place is refused, and a damaged one too.
@@ -80,7 +80,7 @@ def check_shard(path: Path, origin: Origin, fix: str, contents: bool = True) -> 
 
 @lru_cache(maxsize=1024)  # a place in the address space each, and some microseconds to open again
 def load_shard(path: Path) -> dict[str, Tensor]:
-    """A shard's tensors, mapped into memory: what is never looked at is never read, and processes share what is."""
+    """The tensors of a shard, memory-mapped: read on access, and shared by processes."""
     from safetensors.torch import load_file
 
     return load_file(path)

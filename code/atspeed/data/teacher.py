@@ -96,7 +96,7 @@ def teach_shard(
 
 
 def prepare(folder: Path, manifest: Manifest) -> None:
-    """Check what an earlier run left, all of it. To be called by one process, before any writes.
+    """Check all shards of an earlier run. Call it on one process, before any writes.
 
     Raises UserError for a shard that is damaged or of another run.
     """
@@ -110,7 +110,7 @@ def write_shards(
     folder: Path, model: PreTrainedModel, trie: Trie, encode: Callable[[range], EncodedSamples], manifest: Manifest,
     batch_size: int, advance: Callable[[int], object] = lambda prompts: None,
 ) -> None:  # fmt: skip
-    """Write shards that are not there yet, one at a time, until every one is written or another process is at it.
+    """Write the missing shards one at a time, skipping those claimed by another process.
 
     So no process waits longer than a shard for the others, whatever their number and speed. encode: the samples of
     these numbers; memory grows with a shard, not with the samples. advance: is told
@@ -124,7 +124,7 @@ def write_shards(
 
 
 def finish(folder: Path, manifest: Manifest) -> dict:
-    """What the next stage must know, with the hash of every shard. To be called by one process, after all have written.
+    """The facts for the next stage, with the hash of every shard. Call it on one process, after all have written.
 
     Raises UserError if a shard is not there, as on nodes that do not write to the same disk.
     """

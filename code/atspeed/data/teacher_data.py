@@ -1,4 +1,4 @@
-"""Teacher data on the disk: what they are made of, and how they are read."""
+"""Teacher data on disk: their manifest, and how they are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AGAIN = f"write it again: bash script/{SCRIPT}.sh"
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """Which prompts the teacher answers, and how."""
+    """The prompts that the teacher answers, and the settings of its beam search."""
 
     split: str
     beam_size: int  # K
@@ -42,7 +42,7 @@ class TeacherPlan:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What teacher data are made of."""
+    """The origin of a folder of teacher data."""
 
     plan: TeacherPlan
     setting: DataSetting  # data set, identifiers, splits
@@ -70,7 +70,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class SampleTargets:
-    """What the teacher said of one prompt."""
+    """The teacher's beams and log-probabilities for one prompt."""
 
     beams: Tensor  # (K, L) long
     real: Tensor  # (K,)    bool, False where the trie holds fewer than K
@@ -79,7 +79,7 @@ class SampleTargets:
 
 
 class TeacherData:
-    """The shards of one folder, read as they are asked for."""
+    """The shards of one folder, read on access."""
 
     def __init__(self, folder: Path, manifest: Manifest):
         self.folder, self.manifest, self.plan = folder, manifest, manifest.plan

@@ -1,4 +1,4 @@
-"""The loss of a batch, and the data policy: whose prefixes it is aligned on, and who says what the target thinks."""
+"""Alignment loss of a batch, and the data policy that chooses the prefixes that it is computed on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from beamsd import Trie, beam_search
 
 @dataclass(frozen=True)
 class AlignmentTargets:
-    """What a batch is aligned on, whoever wrote it."""
+    """Alignment targets of a batch: sequences, and the target's log-probabilities along them."""
 
     beams: Tensor  # (B, K, L) long
     real: Tensor  # (B, K) bool, False where the trie holds fewer than K
@@ -40,7 +40,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How much, and how, the draft is aligned with the target.
+    """The objective of a draft, and the weight and temperature of its alignment loss.
 
     Compared are, before each token of a beam, the C legal children in the trie's order, or with an objective whose loss
     is not constrained the C = V words of the vocabulary. Identifiers end there: EOS is learnt by the recommendation
@@ -108,10 +108,10 @@ def _with_rest(log_probs: Tensor, legal: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DataPolicy(Shares):
-    """The shares, and what the batches are then aligned on."""
+    """Chooses the alignment targets of every batch."""
 
     width: int = 20  # K, of the draft's own beams
-    target: PreTrainedModel | None = None  # says what the teacher data do not hold; None where they hold all
+    target: PreTrainedModel | None = None  # scores what the teacher data do not hold; None where they hold all
 
     def targets(
         self, source: str, alignment: Alignment, draft: PreTrainedModel, batch: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""What each MODEL_CLASS is trained to do. The names are those that users of the release know."""
+"""Training objectives by MODEL_CLASS, under the names of the release."""
 
 from __future__ import annotations
 

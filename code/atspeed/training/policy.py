@@ -1,4 +1,4 @@
-"""Whose prefixes the batches of a training are aligned on."""
+"""Shares of the batches by the source of the prefixes that they are aligned on."""
 
 import random
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from genrec.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Shares:
-    """Which share of the batches (steps of the optimiser) is aligned on whose prefixes; the rest is the objective's
-    home. Evaluation takes the home always, so that its loss is comparable."""
+    """Which share of the batches (steps of the optimiser) is aligned on whose prefixes; the rest takes the
+    objective's default prefix, as evaluation always does, so that its loss is comparable."""
 
     r_original: float = 0.0  # on the true item's prefix
     r_student: float = 0.0  # on the draft's own beams
     seed: int = 0
 
     def check(self, model_class: str, objective: Objective) -> None:
-        """Raises UserError for shares that are none, or that an objective has no use for."""
+        """Raises UserError for invalid shares, or shares that an objective does not use."""
         shares = f"--r_original {self.r_original} and --r_student {self.r_student}"
         if self.r_original + self.r_student > 1:
             raise UserError(f"{shares} are shares of the batches: together at most 1")
@@ -31,7 +31,7 @@ class Shares:
         return objective.align is not None and (self.r_student > 0 or beyond or (on_item and not stored))
 
     def source(self, default_prefix: str, step: int) -> str:
-        """Whose prefixes the batch of that step is aligned on: the same on every process, and after a restart."""
+        """The source of the prefixes of that step: the same on every process, and after a restart."""
         draw = random.Random(f"{self.seed} {step}").random()
         if draw < self.r_original:
             return ITEM

@@ -1,4 +1,4 @@
-"""In which numbers a model is trained: mixed precision, and base models in 8 or 4 bits."""
+"""Mixed precision, and base models in 8 or 4 bits."""
 
 from __future__ import annotations
 

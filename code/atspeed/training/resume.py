@@ -1,4 +1,4 @@
-"""A training that is killed at any moment goes on from its last whole checkpoint and ends as it would have.
+"""Resuming: a killed training continues from its last complete checkpoint, to the same result.
 
 What the Trainer of transformers leaves open: it writes a checkpoint file by file under its final name, forgets on
 resuming that early stopping has struck, and logs there a mean over fewer steps than an uninterrupted run does.

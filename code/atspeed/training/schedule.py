@@ -1,4 +1,4 @@
-"""How a training goes, and by what its best weights are known: all that is checked before anything is loaded."""
+"""Training schedule and criterion of model selection, checked before anything is loaded."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Model selection by what matters: how much of a draft the target accepts in strict speculative decoding."""
+"""Model selection by accepted draft levels in strict speculative decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One trainer for target and draft: the recommendation loss, and any alignment loss beside it."""
+"""The trainer of target and draft: the recommendation loss and any alignment loss."""
 
 import warnings
 from pathlib import Path
@@ -103,8 +103,8 @@ def fit(
     """Train until the epochs are over or what `schedule.select_by` names gets no better; the model ends with its best
     weights.
 
-    Checkpoints go to `work`; the last that is whole is resumed. policy: None takes the objective's home. selection: is
-    needed to select by "accepted".
+    Checkpoints go to `work`; the last that is whole is resumed. policy: None takes the objective's default prefix.
+    selection: is needed to select by "accepted".
     Returns what the evaluation of the best weights said, the epochs and steps run, and the history of all losses.
     """
     gpu, checkpoint = torch.cuda.is_available(), last_checkpoint(work)

@@ -1,4 +1,4 @@
-"""What a training says on the terminal: one bar, and a line an epoch."""
+"""Progress of a training on the terminal: one bar, and one line an epoch."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What has been found out about models, kept for as long as they are what they were then."""
+"""Facts about models, cached until the state that they depend on changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAIN = (Parameter, Tensor)  # quantised weights are of other classes, and may h
 
 
 class Basis(Protocol):
-    """What a fact about a model rests on, as it was when it was made for the model."""
+    """The part of a model's state that a cached fact depends on."""
 
     def __init__(self, model: PreTrainedModel): ...
 
@@ -34,9 +34,9 @@ class Basis(Protocol):
 
 
 class PerModel(Generic[Fact]):
-    """A fact about each model: found out when it is first asked for, and again when what it rests on has changed.
+    """Caches a fact about each model, and computes it again when the state that it depends on has changed.
 
-    Safe in threads: one finds out, the others wait for it.
+    Thread-safe: one thread computes, the others wait for it.
     """
 
     def __init__(self, basis: type[Basis]):
@@ -44,7 +44,7 @@ class PerModel(Generic[Fact]):
         self._facts: WeakKeyDictionary[PreTrainedModel, tuple[Basis, Fact]] = WeakKeyDictionary()
 
     def __call__(self, model: PreTrainedModel, find: Callable[[PreTrainedModel], Fact]) -> Fact:
-        """The fact, which `find` finds out; it must not hold the model itself, which would then never go."""
+        """The fact, computed by `find` if need be; it must not hold the model, which would then never be freed."""
         if (kept := self._of(model)) is None:
             with self._lock:
                 if (kept := self._of(model)) is None:
@@ -63,7 +63,7 @@ def parts(model: PreTrainedModel) -> tuple[nn.Module, nn.Module, nn.Module | Non
 
 
 class ModelForm:
-    """What a model computes with, whatever the values of its weights."""
+    """Attention, dtype, device, mode and modules of a model, whatever the values of its weights."""
 
     def __init__(self, model: PreTrainedModel):
         own = (part and ref(part) for part in parts(model))

@@ -1,4 +1,4 @@
-"""A model in two parts, so that words are scored at the nodes that ask for it and nowhere else."""
+"""Splits a model into body and head, so that logits are computed only at the nodes that need them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _is_split: PerModel[bool] = PerModel(ModelForm)
 
 def split(model: PreTrainedModel) -> BodyAndHead | None:
     """The parts of a model; None where its logits are more than its output embeddings of its last hidden state, as with
-    soft caps or scales. Tried out, once a model and head, since no configuration tells."""
+    soft caps or scales. Found by a trial, once per model and head, since no configuration tells."""
     if not _is_split(model, _tried):
         return None
     _, body, head = parts(model)
@@ -46,11 +46,11 @@ def _tried(model: PreTrainedModel) -> bool:
     seen = []
 
     def replaced(states: Tensor) -> Tensor:
-        """Says something else than the head would, large enough for a cap to show."""
+        """Replaces the head's output by known values, large enough to reveal soft-capping."""
         output = head.forward(states)
-        words = 50 * torch.arange(output.numel(), device=output.device).view_as(output).sin().to(output.dtype)
-        seen.append((states, words))
-        return words
+        values = 50 * torch.arange(output.numel(), device=output.device).view_as(output).sin().to(output.dtype)
+        seen.append((states, values))
+        return values
 
     # Other threads may use the model meanwhile, so the head is replaced in a copy that shares all but what leads to it.
     mute = copy(head)

@@ -1,4 +1,4 @@
-"""What all prompts begin with, such as the instruction before a user's items: read once, not once a request."""
+"""A prefix shared by all prompts, such as the instruction before a user's items: read once, not once a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Prefix:
-    """Tokens that prompts begin with, and the keys and values that models have for them.
+    """A token prefix shared by prompts, and the KV caches of models over it.
 
     These are kept for as long as the model is what it was: after changes of its weights or adapters they are read again
     (see `WeightState` for what is seen of them).
@@ -36,7 +36,7 @@ class Prefix:
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]]) -> Prefix | None:
-        """What all prompts begin with, without the last token of any; None if that is nothing."""
+        """The longest prefix of all prompts, without the last token of any; None if it is empty."""
         columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
         shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
         return cls(shared) if shared else None

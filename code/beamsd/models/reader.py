@@ -1,4 +1,4 @@
-"""A model that reads the tree. Target and draft are the same class; each lags behind the tree and catches up."""
+"""Readers: a model with its KV cache over the token tree. Target and draft lag behind the tree and catch up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KeysValues = list[tuple[Tensor, Tensor]]  # of each layer, (B, heads, m, d)
 
 @dataclass(frozen=True)
 class TreeOutput:
-    """What a model says after the nodes from slot `since` on; words are scored only where they are asked for."""
+    """A model's outputs at the nodes from slot `since` on; logits are computed only for the nodes asked for."""
 
     states: Tensor  # (B, n - since, D), what the head reads: hidden states, or logits where there is no head apart
     since: int
@@ -59,7 +59,7 @@ class TreeReader(Protocol):
 
 
 class TreeLayer(DynamicLayer):
-    """One layer's keys and values, preallocated: slot order is that of the tree, and nothing is moved but by `keep`."""
+    """The preallocated KV cache of one layer, in the slot order of the tree; only `keep` moves anything."""
 
     def __init__(self, capacity: int, whole: bool):
         """whole: attend over all of the capacity, masked where there is nothing yet, so that shapes stay the same."""
@@ -83,7 +83,7 @@ class TreeLayer(DynamicLayer):
         return self.keys, self.values
 
     def begin_with(self, keys: Tensor, values: Tensor, batch: int) -> None:
-        """Have read the first m nodes of every row, of which these are the keys and values (1, heads, m, d)."""
+        """Fill in the keys and values (1, heads, m, d) of the first m nodes of every row."""
         if not self.is_initialized:
             self._allocate(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
         self.read = keys.shape[2]
@@ -156,7 +156,7 @@ class Reader:
             layer.read = self.read
 
     def catch_up(self, tree: Tree, since: int) -> TreeOutput:
-        """Read every node that was missed; returns what the model says after the nodes from slot `since` on."""
+        """Read all nodes that are new; returns the outputs at the nodes from slot `since` on."""
         assert self.read <= since < tree.size, (self.read, since, tree.size)
         whole, input_ids = self.compiled is not None, tree.tokens[:, self.read : tree.size]
         inputs = {

@@ -1,7 +1,6 @@
 """Speculative beam search: draft some levels, verify them in one target call, repeat. gamma = 0 is plain beam search.
 
-Who drafts is the drafter's business (see `drafters`). The host looks at the device once a round: how many levels are
-left, and what the drafter must know.
+There is one host sync a round: the number of levels left, and the counts that the drafter needs (see `drafters`).
 """
 
 from __future__ import annotations
@@ -120,7 +119,7 @@ def beam_search(
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
     clock: sums the seconds of draft, target and verify. prefix: what prompts begin with, to be read once for all calls;
     batches with a prompt that does not are read whole. program: a `Program`, for static shapes.
-    settings: those of `Settings`, which see; `width` is required.
+    settings: see `Settings`; `width` is required.
 
     Source: AtSpeed (ICLR 2025), Algorithms 1 and 2, with tree attention.
     Raises ValueError for arguments that do not fit together, before any work.

@@ -1,4 +1,4 @@
-"""One step of beam search, for any set of beams on any tree: what draft, target and baseline have in common."""
+"""Beams, and the one step of beam search that target, draft and baseline share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Scoring: TypeAlias = "Callable[[Beams, Any], tuple[Tensor, Tensor]]"
 
 @dataclass
 class Beams:
-    """Prefixes of every request, best first. B requests, K beams, T tokens at most."""
+    """The running beams of a batch, best first. B requests, K beams, T tokens at most."""
 
     scores: Tensor  # (B, K) float32, what the search ranks by
     log_probs: Tensor  # (B, K) float32, cumulative log-probability; the scores themselves unless noise is added
@@ -47,9 +47,9 @@ class Beams:
 
     @classmethod
     def at_root(cls, tree: Tree, width: int, length: int, invalid_score: float) -> Beams:
-        """`width` copies of the prompt's last node, of which the first can win: one shape for every round.
+        """Initial beams: `width` copies of the prompt's last node, for one shape in all rounds; the first can win.
 
-        length: T. junk: the score of the others.
+        length: T. invalid_score: the score of the other copies.
         """
         B, device = tree.tokens.shape[0], tree.tokens.device
         scores = torch.full((B, width), invalid_score, device=device)
@@ -70,7 +70,7 @@ class Beams:
         """The continuations `best` (B, m), as indices into the flattened options, with their scores (B, m)."""
         parents = best // options.log_probs.shape[-1]
         tokens, states = options.at(best)
-        # Beside rows that have further to go, those that are done are grown too, past the end and for nothing.
+        # Finished rows are still extended (fixed shapes); the result is discarded.
         here = self.depths.clamp(max=self.sequences.shape[-1] - 1)[:, None, None].expand(*best.shape, 1)
         history = parents[..., None].expand(*best.shape, self.sequences.shape[-1])
         return Beams(
@@ -81,7 +81,7 @@ class Beams:
         )  # fmt: skip
 
     def illegal(self) -> Tensor:
-        """Which beams (B, K) are none: they only fill up the width."""
+        """Which beams (B, K) are invalid and only fill up the width."""
         return self.log_probs < INVALID_SCORE / 2
 
     def rows(self, rows: Tensor) -> Beams:
@@ -103,9 +103,9 @@ class Level:
     """A drafted level: N beams, in the order in which they were drafted."""
 
     beams: Beams  # (B, N); `nodes` are their slots in the tree
-    parents: Tensor  # (B, N) long, slots of the nodes under which they hang
+    parents: Tensor  # (B, N) long, slots of their parent nodes
     before: Beams  # the beams they were grown from
-    reading: TreeOutput | None  # what the draft model said after those; None where the level is not its search alone
+    reading: TreeOutput | None  # the draft model's outputs at those; None if others drafted too
 
     def find(self, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Which (parent, token) pairs (B, K) were drafted, and in which slot (any, where they were not).

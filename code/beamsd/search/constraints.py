@@ -1,4 +1,4 @@
-"""What may follow a beam, and how likely it is: the children of a trie state, or any word of the vocabulary."""
+"""Constrained decoding: the valid continuations of beams, along a trie or over the whole vocabulary."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -51,7 +51,7 @@ class TrieContinuations:
 
 @dataclass(frozen=True)
 class TrieConstraint:
-    """Legal is what the trie holds. Nothing as wide as the vocabulary is built beyond the model's own output."""
+    """Constrains sequences to a trie, without masks as wide as the vocabulary."""
 
     trie: Trie
     never: tuple[int, ...] = ()
@@ -67,7 +67,7 @@ class TrieConstraint:
         return replace(legal, log_probs=log_probs.masked_fill(illegal, -torch.inf))
 
     def children(self, beams: Beams, width: int) -> TrieContinuations:
-        """The continuations before anybody has scored them: 0 where legal. At least `width` in all."""
+        """The continuations without scores: 0 where legal. At least `width` in all."""
         states = self.trie.children(beams.states, slots=-(-width // beams.states.shape[1]))  # (B, K, C)
         illegal = states == self.trie.dead
         for token in self.never:
@@ -91,7 +91,7 @@ class VocabularyContinuations:
 
 @dataclass(frozen=True)
 class VocabularyConstraint:
-    """Legal is every word, except what logits processors forbid."""
+    """Allows every token of the vocabulary but those that logits processors forbid."""
 
     processors: LogitsProcessorList | None = None
     prompts: Tensor | None = None  # (B, P) long; what processors see before a beam's own tokens
@@ -130,7 +130,7 @@ class VocabularyConstraint:
         B, K, V = log_probs.shape
         sequences = beams.sequences[..., : int(beams.depths[0])]
         if self.draft:
-            # A prefix that is not legal is nothing to ask about: the best beam is asked for in its place.
+            # Processors do not see invalid prefixes; the best beam takes their place.
             illegal = beams.illegal()[..., None]
             sequences = torch.where(illegal, sequences[:, :1], sequences)
         sequences = torch.cat([self.prompts[:, None].expand(B, K, -1), sequences], -1)

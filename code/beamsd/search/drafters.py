@@ -1,6 +1,6 @@
-"""Who guesses what comes next: a draft model, the trie, or both. Each gives levels of nodes for the target to verify.
+"""Drafters: a draft model, the trie, or both. Each proposes levels of nodes for the target to verify.
 
-The last level is never drafted: the target settles it in any case.
+The last level is never drafted, since the target chooses it in any case.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ class Drafter(Protocol):
         """Whether the readers read on in later rounds."""
 
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
-        """What `draft` must know of the rows: (m, B) long, of which the host reads the largest of the rows.
+        """Counts (m, B) long that `draft` needs on the host, as maxima over the rows.
 
-        left: (B,) long, levels that each row has to go.
+        left: (B,) long, levels left in each row.
         """
 
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
-        """Grow levels under `beams`, whose nodes are the tree's from slot `since` on.
+        """Append levels below `beams`, whose nodes are the tree's from slot `since` on.
 
-        left: levels to go, in the row that has most. known: what it wants.
+        left: most levels left in a row. known: the maxima of `host_counts`.
         """
 
 
@@ -75,14 +75,14 @@ class ModelDrafter(NoDrafter):
 
 @dataclass(frozen=True)
 class TrieDrafter(NoDrafter):
-    """Every legal continuation, as deep as all of them are within `nodes`; of the first level, if even that is too
-    wide, those under the best beams. No model runs."""
+    """Drafts all legal continuations, as deep as they fit into `nodes`; if even the first level does not, those of the
+    best beams. Runs no model."""
 
     legal: TrieConstraint
     nodes: int
 
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
-        """How many continuations (T - 1, B) lie one, two, … levels below the beams; 0 where they are of no use."""
+        """The number of continuations (T - 1, B) one, two, … levels below the beams; 0 beyond what is left."""
         levels = beams.sequences.shape[-1] - 1
         below = self.legal.trie.below(beams.states, levels).masked_fill(beams.illegal(), 0).sum(-1)
         return below.masked_fill(torch.arange(1, levels + 1, device=left.device)[:, None] >= left, 0)
@@ -148,7 +148,7 @@ class HybridDrafter(NoDrafter):
 
 
 def make_drafter(plan: SearchPlan, read: Callable[[], TreeReader], static: bool) -> Drafter:
-    """Who drafts. read: makes a reader of the draft model. static: no shape may depend on the draft."""
+    """The drafter of a plan. read: makes a reader of the draft model. static: no shape may depend on the draft."""
     legal = plan.legal.for_draft(plan.ending.eos, plan.constrained_softmax)
     if plan.kind in ("trie", "hybrid"):
         assert isinstance(legal, TrieConstraint)
@@ -163,5 +163,5 @@ def make_drafter(plan: SearchPlan, read: Callable[[], TreeReader], static: bool)
 
 
 def _append_level(tree: Tree, beams: Beams, parents: Tensor, before: Beams, reading: TreeOutput | None) -> Level:
-    """Beams as a level of the tree. parents: slots (B, N)."""
+    """Append beams to the tree as a level. parents: slots (B, N)."""
     return Level(replace(beams, nodes=tree.append(parents, beams.tokens)), parents, before, reading)

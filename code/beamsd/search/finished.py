@@ -1,4 +1,4 @@
-"""When sequences end, and the best of those that have: EOS, length penalty and early stopping as in transformers."""
+"""Finished sequences: EOS, length penalty and early stopping as in transformers."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class Finished:
         )  # fmt: skip
 
     def step(self, candidates: Beams, ending: Ending) -> tuple[Finished, Beams]:
-        """Part the `candidates`, best first, into sequences that end, of which the best are kept, and beams that go on.
+        """Split the `candidates`, best first, into sequences that end, of which the best are kept, and running beams.
 
-        The arithmetic is that of transformers' beam search, step by step, so that even its ties fall alike.
+        The arithmetic is that of transformers' beam search, step by step, so that ties are broken alike.
         """
         K, depths, ends = self.scores.shape[1], candidates.depths, ending.ends(candidates)
         goes_on = (candidates.scores + ends * INVALID_SCORE).topk(K)
@@ -81,7 +81,7 @@ class Finished:
         running.scores = goes_on.values
         running.log_probs = running.log_probs + ends.gather(1, goes_on.indices) * INVALID_SCORE
 
-        won = ends & (torch.arange(ends.shape[1], device=ends.device) < K)  # the rest is a reserve of beams to go on
+        won = ends & (torch.arange(ends.shape[1], device=ends.device) < K)  # the rest only replaces beams that end
         full = self.ended.all(-1, keepdim=True) & (ending.early_stopping is True)
         scores = candidates.scores / ending.penalty(depths)
         scores = scores + full * INVALID_SCORE + ~self.open[:, None] * INVALID_SCORE + ~won * INVALID_SCORE

@@ -14,7 +14,7 @@ from beamsd.search.finished import Ending
 
 class Verification(Protocol):
     def pick(self, beams: Beams, options: Any, level: Level | None, width: int) -> Beams:
-        """The `width` continuations that the target wants; `nodes` are still those of the parents.
+        """The `width` continuations that the target selects; `nodes` are still those of the parents.
 
         options: the target's `Continuations`. level: what was drafted here, None where nothing was.
         """
@@ -22,7 +22,7 @@ class Verification(Protocol):
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Settings as the search uses them."""
+    """The resolved settings of a search."""
 
     legal: Constraint
     ending: Ending

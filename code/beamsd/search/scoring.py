@@ -1,5 +1,4 @@
-"""What beam search ranks by: likelihood, or likelihood with noise. Each takes beams and their options and returns the
-options' scores and cumulative log-probabilities, (B, K, C) float32 each."""
+"""What beam search ranks by: log-probabilities, or log-probabilities with noise; each is a `Scoring`."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What to decode: every setting of a search, checked before any work."""
+"""The settings of a search, checked before any work."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Settings:
         return self.uses_model or self.drafter == "trie"
 
     def _widths(self) -> tuple[int | None, ...]:
-        """Of each level that the draft model ranks; None is as many as there are."""
+        """Draft widths, one for each level that the draft model ranks; None is as many as there are."""
         given = self.draft_width or 2 * self.width
         given = (given,) if isinstance(given, int) else tuple(given)
         if self.drafter == "hybrid":

@@ -23,13 +23,13 @@ from beamsd.tree import Tree
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# After so many rounds the dead nodes are dropped: often enough that attending past them costs little, seldom enough
+# Rounds after which dead nodes are dropped: often enough that attending past them costs little, seldom enough
 # that copying the caches costs less.
 ROUNDS_KEPT = 16
 
 
 class SpanTimer(Protocol):
-    """Something like a `Clock`: called with a name, it gives a context to run the named span in."""
+    """Times named spans, as `Clock` does: called with a name, it returns a context manager."""
 
     def __call__(self, name: str) -> AbstractContextManager: ...
 

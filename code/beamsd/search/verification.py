@@ -1,6 +1,6 @@
-"""What the target makes of a draft: strict top-K verification and relaxed sampling (AtSpeed, Algorithms 1 and 2).
+"""Verification of drafted levels: strict top-K, and relaxed sampling (AtSpeed, Algorithms 1 and 2).
 
-Batched, and without a look from the host, except where logits processors make the rows go in step.
+Batched and without host syncs, except where logits processors make the rows go in step.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from beamsd.tree import Tree
 
 @dataclass(frozen=True)
 class Strict:
-    """The target's own choice, whatever the draft (Algorithm 1): lossless."""
+    """Selects the target's own top K, whatever was drafted (Algorithm 1): lossless."""
 
     scoring: Scoring
 
@@ -120,12 +120,12 @@ def verify(
         drafted = (drafted | beams.illegal()).all(-1)
         if plan.in_step:
             if not bool((drafted | ~still).all() & still.any()):
-                break  # a look of the host, since processors must not be called in vain
+                break  # a host sync, since processors must not be called needlessly
         else:
             going = going & drafted & still
         accepted += going & still
         beams = replace(beams, nodes=torch.where(going[:, None], slots, beams.nodes))
-    # A row that did not step hangs its last tokens once more, so that every row's beams are the tree's newest nodes.
+    # A row that did not step appends its last tokens again, so that every row's beams are the tree's newest nodes.
     parents = torch.where(stepped[:, None], beams.nodes, tree.parents.gather(1, beams.nodes))
     beams = replace(beams, nodes=tree.append(parents, beams.tokens))
     return beams, finished, torch.where(began, accepted, -1)

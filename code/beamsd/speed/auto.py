@@ -1,4 +1,4 @@
-"""The drafter that costs least, chosen by what forwards cost on this machine and how often each drafter was right.
+"""Chooses the drafter with the least expected time, from measured costs of forwards and past acceptance.
 
 A request's time is taken for the sum of its forwards, and a forward's for a function of the tokens it reads, measured
 once a model. What the forwards of each drafter read, and so how often it was right, is remembered from the requests
@@ -58,7 +58,7 @@ PLAIN = Choice("none")
 
 @dataclass
 class ChoiceHistory:
-    """What is remembered of one choice."""
+    """What was measured of one choice."""
 
     tries: int = 0
     forwards: deque[Forwards] = field(default_factory=lambda: deque(maxlen=MEMORY))
@@ -78,7 +78,7 @@ class ChoiceHistory:
 
 @dataclass(frozen=True)
 class Requests:
-    """Batches that are alike: B requests of K beams and at most T tokens, which the same drafters may draft."""
+    """A kind of batch: B requests of K beams and at most T tokens, which the same drafters may draft."""
 
     batch: int
     width: int
@@ -87,7 +87,7 @@ class Requests:
 
 
 class Auto:
-    """Decodes each batch with the drafter that promises the least time, plain beam search among them.
+    """Decodes each batch with the drafter that is expected to be fastest, plain beam search included.
 
     It starts by giving every drafter a few requests, unless even its best case is slower than another's average.
     The lists never depend on it, nor the draws of verification="sample"; "relaxed" always takes the draft model.

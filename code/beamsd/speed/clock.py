@@ -1,4 +1,4 @@
-"""Where the time goes, without a second copy of the algorithm."""
+"""Timers of named spans."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SIZES = (1, 16, 64, 256)  # tokens of the forwards that are timed; beyond, time 
 
 @dataclass(frozen=True)
 class Forwards:
-    """What the forwards of one request read, in tokens a row, the prompt not counted."""
+    """Tokens per row that the forwards of one request read, without the prompt."""
 
     target: tuple[int, ...]
     draft: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""A round as one program: shapes that do not change, buffers that stay, and on CUDA one graph a round.
+"""Captured decoding: static shapes, persistent buffers, and on CUDA one graph a round.
 
 Prompts are padded to a multiple of `BUCKET` and levels to as many nodes, so that few shapes serve all requests. What
 a round does depends on nothing but the shapes and on what the host has read before it, so the rounds of a request form
@@ -35,7 +35,7 @@ Replay = Callable[[], None]
 
 @dataclass(frozen=True)
 class Recording:
-    """A function that has run once: what it returned, and how to do it again, on the same tensors."""
+    """A recorded function: its result, and how to replay it on the same tensors."""
 
     result: Tensor
     replay: Replay
@@ -162,7 +162,7 @@ class Program:
 
 
 class RecordedSearch:
-    """A `SearchState` in buffers that stay, whose rounds are recorded."""
+    """A `SearchState` with persistent buffers, whose rounds are recorded."""
 
     def __init__(self, run: SearchState, recorder: Recorder | None, kept: Sequence[object]):
         """kept: what must live as long as this, since graphs read it and the run is known by its id."""

@@ -1,4 +1,4 @@
-"""What a recommender must beat before its speed matters: popularity, and what followed the last item before.
+"""Baselines: popularity, and co-occurrence with the last item.
 
 Both count the training split alone, which is all that a target learns from, and both rank every item of the catalogue.
 """
@@ -28,7 +28,7 @@ class Baseline(Protocol):
 
 
 class Popularity:
-    """Everybody gets the items with the most training interactions; ties by item number."""
+    """Recommends the items with the most training interactions to every user; ties by item number."""
 
     def __init__(self, train: Interactions, items: Iterable[int]):
         """items: the catalogue, from which it recommends."""

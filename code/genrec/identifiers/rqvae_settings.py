@@ -1,4 +1,4 @@
-"""What an RQ-VAE is made with, and which of it cannot be."""
+"""The settings of an RQ-VAE, and their checks."""
 
 from dataclasses import dataclass
 

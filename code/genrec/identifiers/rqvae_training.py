@@ -1,4 +1,4 @@
-"""How an RQ-VAE is fitted: codebooks by k-means, then training that goes on where it was killed."""
+"""Training of an RQ-VAE: codebooks by k-means, then epochs that resume after a kill."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ SAMPLE = 2**16  # items that the scale and the first codebooks are estimated fro
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What was seen of a model after so many epochs. rq-kmeans has one, after none."""
+    """Metrics of a model after a number of epochs; rq-kmeans has one entry, after none."""
 
     epoch: int  # warm-up included
     loss: float | None  # mean over the epoch's items

@@ -1,4 +1,4 @@
-"""Where the vectors of items come from: a file of one's own, or texts and an encoder."""
+"""Sources of item vectors: a file, or texts and an encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors of one's own: a .npy file with a row for every item."""
+"""Item vectors from a .npy file with a row for every item."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ SHUFFLE = 2023  # the seed with which the release numbers items
 
 @dataclass(frozen=True)
 class ProcessingSettings:
-    """What is kept, and where it is cut."""
+    """The filters of interactions, and the shares of the splits."""
 
     user_core: int = 0  # interactions that a user, or an item, must have among those that are kept
     item_core: int = 0

@@ -1,4 +1,4 @@
-"""What a raw file is, told by its content: JSON lines, CSV or Parquet, plain or gz, and which of its columns are which.
+"""Detects the format (JSON lines, CSV or Parquet, plain or gz) and the columns of raw interaction files.
 
 The Amazon reviews need no flags: 2014 and 2018 (`reviewerID`, `asin`, `overall`, `unixReviewTime`) and 2023 (`user_id`,
 `parent_asin`, `rating`, `timestamp`, as JSON lines or as the CSV of its benchmark) are known by their column names.

@@ -1,4 +1,4 @@
-"""What a data set looks like: the numbers that a person would look at before training."""
+"""Statistics of a data set, to be looked at before training."""
 
 from collections import Counter
 from pathlib import Path

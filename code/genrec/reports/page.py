@@ -1,4 +1,4 @@
-"""One HTML page about a data set, to be looked at before training: nothing in it is fetched from elsewhere."""
+"""A self-contained HTML page about a data set, to be looked at before training."""
 
 import base64
 from collections.abc import Iterable, Sequence

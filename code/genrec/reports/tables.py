@@ -1,4 +1,4 @@
-"""Tables as Markdown, and what draws."""
+"""Markdown tables, and the setup of plots."""
 
 from __future__ import annotations
 

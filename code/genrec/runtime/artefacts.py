@@ -1,4 +1,4 @@
-"""What a stage leaves behind carries its facts, and the next stage reads them: nothing is typed twice."""
+"""Artefact metadata: every stage writes the facts of its output, and the next stage reads them."""
 
 import fcntl
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""How a stage is started: flags are checked before any work, a user's mistake ends in one line and exit code 2."""
+"""Starts programs: flags are checked before any work, and a user's mistake ends in one line and exit code 2."""
 
 import gc
 import inspect
@@ -131,7 +131,7 @@ def leave_process_group() -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that speaks: rank 0 of an `accelerate launch`, or the only one."""
+    """Whether this is the main process: rank 0 of an `accelerate launch`, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 

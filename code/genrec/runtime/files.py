@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors that name them."""
+"""Atomic writes, and checks of outputs."""
 
 import errno
 import glob

@@ -1,4 +1,4 @@
-"""Weights of Hugging Face models that are what their configuration says: all there, of its shapes, and numbers.
+"""Loading of Hugging Face models whose weights must be complete, of the configured shapes, and finite.
 
 A weight that a checkpoint lacks is made at random by transformers, and only its log says so.
 """

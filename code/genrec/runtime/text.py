@@ -1,4 +1,4 @@
-"""Text that users give, read in one way: UTF-8, with a byte order mark or without, any line ends, plain or gz."""
+"""The one reader of user text: UTF-8 with or without a byte order mark, any line ends, plain or gz."""
 
 import io
 import json
