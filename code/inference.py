@@ -12,7 +12,6 @@ folder of --output_dir that is named by K, draft width, gamma, batch, precision,
 settings stay; the same settings are not measured twice, and a run that was interrupted goes on where it was.
 """
 
-import platform
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import already_done, clear, is_done, make_facts, write_facts
 from genrec.runtime.cli import run
 from genrec.runtime.files import atomic_path, sha256, write_text
+from genrec.runtime.machine import machine_name
 
 STAGE = "inference"
 
@@ -73,8 +73,6 @@ def main(
     if is_done(output, work, STAGE, made_of, overwrite):
         return
 
-    import torch
-
     from atspeed.benchmark.journal import Journal
     from atspeed.benchmark.runner import MethodBenchmark
     from atspeed.checkpoints.loading import load_model, load_tokenizer
@@ -104,7 +102,7 @@ def main(
     records = journal.read()
     tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
     table = summarise(records, samples, served.items_of, tokens)
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    machine = machine_name(state.device)
     headline = (
         f"{dataset}, {split} split, {len(samples)} users, batch {batch_size}, {dtype}, "
         + (f"draft width {draft_beam_size}, gamma {gamma}, " if draft_model else "no draft, ")

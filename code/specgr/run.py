@@ -7,7 +7,6 @@ r"""Recommend with SpecGR_Aux and SpecGR++, beside TIGER and the drafters alone,
 Writes results.csv, results.md and facts.json to {output_dir}/{dataset}/results/{eval_mode}, or to --results FOLDER.
 """
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import fingerprint, hold, make_facts, write_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, check_new, write_text
+from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import SPECULATIVE, check_methods
 from specgr.configuration.plans import describe, methods_of, settings_of, stages_of
@@ -68,7 +68,7 @@ def main(config: Config, flags: Flags) -> None:
     headline = f"{config.dataset}, {flags.eval_mode}: " + ", ".join(f"{counts[kind]} {kind}" for kind in SUBSETS)
     headline += f" requests, batches of {flags.batch_size}{describe(settings)}"
     facts = make_facts(
-        STAGE, asdict(flags), machine=machine(bench), data=bench.data.fingerprint,
+        STAGE, asdict(flags), machine=machine_name(bench.accelerator.device), data=bench.data.fingerprint,
         settings={name: asdict(one) for name, one in settings.items()},
         trained=trained,
     )  # fmt: skip
@@ -118,14 +118,6 @@ def fingerprints(bench: "Workspace", names: Sequence[str]) -> dict[str, str]:
     from specgr.training.stages import open_stage
 
     return {stage: fingerprint(open_stage(bench, stage)) for stage in stages_of(bench.config, names)}
-
-
-def machine(bench: "Workspace") -> str:
-    import torch
-
-    if bench.accelerator.device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

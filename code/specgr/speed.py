@@ -23,11 +23,12 @@ from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import FACTS, hold, make_facts, write_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, check_new, write_text
+from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
 from specgr.configuration.plans import describe, settings_of, stages_of
 from specgr.run import check as check_requests
-from specgr.run import fingerprints, machine, requests_of
+from specgr.run import fingerprints, requests_of
 from specgr.train import open_bench
 
 if TYPE_CHECKING:
@@ -86,16 +87,17 @@ def main(config: Config, flags: Flags) -> None:
     print("every batch size gives the lists of batch size 1; timed now", flush=True)
     table = time_in_turn(recommenders, batches, flags.k, flags.repetitions, len(samples))
     table = table.merge(pd.DataFrame(facts.values()), on="method")
+    machine = machine_name(bench.accelerator.device)
     headline = (
         f"{config.dataset}, {flags.eval_mode}: {len(samples)} requests, K {flags.k}, {weights}{describe(settings)}; "
-        f"{machine(bench)}; median of {flags.repetitions} repetitions, lowest and highest beside it"
+        f"{machine}; median of {flags.repetitions} repetitions, lowest and highest beside it"
     )
     with atomic_path(folder) as partial:
         partial.mkdir()
         write_text(partial / "results.csv", table.to_csv(index=False))
         write_text(partial / "results.md", f"{headline}\n\n{to_markdown(table)}")
         used = {"weights": weights, "settings": {name: asdict(one) for name, one in settings.items()}}
-        of = {"machine": machine(bench), "data": bench.data.fingerprint}
+        of = {"machine": machine, "data": bench.data.fingerprint}
         write_facts(partial, make_facts("specgr.speed", asdict(flags), **of, **used))
     print(f"\n{headline}\n\n{to_markdown(table)}\nwritten to {folder}")
 

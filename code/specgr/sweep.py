@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from genrec.reports.tables import pyplot
 from genrec.runtime.artefacts import hold, make_facts, write_facts
 from genrec.runtime.files import atomic_path, check_new, write_text
+from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import CONSTRAINED, SPECULATIVE, check_methods
 from specgr.configuration.plans import methods_of, settings_of, stages_of
-from specgr.run import check, evaluate_method, fingerprints, machine, requests_of, row_of
+from specgr.run import check, evaluate_method, fingerprints, requests_of, row_of
 from specgr.train import open_bench
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def main(config: Config, flags: Flags) -> None:
         table = pd.DataFrame([*rows, {"method": CONSTRAINED} | beside])
         write_text(partial / "sweep.csv", table.to_csv(index=False))
         draw(table, partial / "sweep.png")
-        of = {"machine": machine(bench), "data": bench.data.fingerprint}
+        of = {"machine": machine_name(bench.accelerator.device), "data": bench.data.fingerprint}
         of["trained"] = trained
         write_facts(partial, make_facts("specgr.sweep", asdict(flags), **of))
     print(f"written to {folder}")

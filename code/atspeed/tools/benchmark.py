@@ -11,7 +11,6 @@ for each batch size and precision, and what the auto drafter chose and why, to a
 the settings and a hash of them all; what is there of the same settings is kept.
 """
 
-import platform
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,10 +24,10 @@ from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import already_done, make_facts, read_facts, write_facts
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
+from genrec.runtime.machine import machine_name
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from atspeed.benchmark.runner import MethodBenchmark
@@ -109,11 +108,11 @@ def main(
             table, notes = measure(bench, prompts, run_beam_sizes, batch_size, warmup)
             headline = (
                 f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, {models}, "
-                f"{len(prefix or ())} tokens of every prompt read once for all, {machine(device)}, seed {seed}"
+                f"{len(prefix or ())} tokens of every prompt read once for all, {machine_name(device)}, seed {seed}"
             )
             save_benchmark(output, name, table, headline, "\n".join(notes))
             print(f"\n{headline}\n\n{to_markdown(table, SHOWN)}\n{notes[0]}")
-    write_facts(output, make_facts(STAGE, made_of, machine=machine(device)))
+    write_facts(output, make_facts(STAGE, made_of, machine=machine_name(device)))
     print(f"written to {output}")
 
 
@@ -173,14 +172,6 @@ def describe(path: str | None, shape: str | None, model: "PreTrainedModel | None
         return f"{shape} ({size}, random)"
     grown = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama").get("grown")
     return f"{path} ({size}{', grown from a smaller one' if grown else ''})"
-
-
-def machine(device: "torch.device") -> str:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

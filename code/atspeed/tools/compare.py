@@ -10,7 +10,6 @@ in the catalogue, or the run ends. Drafts of one class that differ in their seed
 comparison.md and comparison.png to a folder of --output_dir that is named by the settings and a hash of the drafts.
 """
 
-import platform
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from genrec.runtime.artefacts import hold, is_done, make_facts, read_facts, writ
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path
+from genrec.runtime.machine import machine_name
 
 STAGE = "compare"
 
@@ -93,7 +93,7 @@ def main(
 
     tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
     table = by_draft(summarise(records, samples, data.catalogue.items_of, tokens))
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+    machine = machine_name(device)
     ranked = "legal tokens" if constrained_softmax else "whole vocabulary"
     headline = (
         f"{dataset}, {len(samples)} test users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "

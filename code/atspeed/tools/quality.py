@@ -8,7 +8,6 @@ Without a target, the baselines alone. Writes quality.csv, quality.md and qualit
 is named by the settings; what is there of the same settings is kept.
 """
 
-import platform
 from pathlib import Path
 
 from atspeed.benchmark.methods import check_fit
@@ -21,6 +20,7 @@ from genrec.runtime.artefacts import hold, is_done, make_facts, write_facts
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path
+from genrec.runtime.machine import machine_name
 
 STAGE = "quality"
 
@@ -64,7 +64,6 @@ def main(
         return
     hold(output)
 
-    import torch
     from accelerate.utils import gather_object
 
     from atspeed.benchmark.recommendation_quality import (
@@ -93,7 +92,7 @@ def main(
     if target:
         lists[TARGET] = [found[i % state.num_processes][i // state.num_processes] for i in range(len(samples))]
     table = judge(lists, samples, [k for k in CUTOFFS if k <= beam_size])
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    machine = machine_name(state.device)
     headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
     with atomic_path(output) as folder:
         folder.mkdir()
