@@ -64,7 +64,7 @@ class Tree:
         self.size = P
         self.tokens[:, :P] = input_ids
         self.parents[:, :P] = (slot - 1).clamp(min=0)
-        # Padding sees itself and nothing else: no softmax over an empty row, and position 0.
+        # Padding attends to itself alone: no softmax over an empty row, and position 0.
         self.visible[:, :P, :P] = (slot[:, None] >= slot) & attention_mask.bool()[:, None] | (slot[:, None] == slot)
 
     def append(self, parents: Tensor, tokens: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Tree:
         return kept, now
 
     def positions(self, start: int = 0) -> Tensor:
-        """Position ids (B, n - start) of the nodes from slot `start`: how many nodes each one sees before itself."""
+        """Position ids (B, n - start) of the nodes from slot `start`: how many nodes each attends to before itself."""
         return self.visible[:, start : self.size].sum(-1) - 1
 
     def additive_mask(self, start: int, width: int, dtype: torch.dtype) -> Tensor:

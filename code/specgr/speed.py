@@ -114,7 +114,7 @@ def check(flags: Flags) -> None:
 
 @contextmanager
 def trained_or_random(bench: Workspace, names: tuple[str, ...]) -> Iterator[tuple[Workspace, str]]:
-    """The bench with the models of these methods, and words for what they are: all trained, or else all random."""
+    """The workspace with the models of these methods, all trained or else all random, and a text that says which."""
     stages = stages_of(bench.config, names)
     absent = [stage for stage in stages if not (bench.folder(stage) / FACTS).is_file()]
     if not absent:

@@ -32,7 +32,7 @@ class Flags:
 
 
 def open_bench(config: Config, trained: Sequence[str] = ()) -> "Workspace":
-    """Data and device. trained: stages that are to be there. Raises UserError if the data cannot be read, or these are
+    """The workspace. trained: stages that must be there. Raises UserError if the data cannot be read, or these are
     missing."""
     folder = Path(config.data_path) / config.dataset
     if not folder.is_dir():

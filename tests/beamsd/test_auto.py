@@ -18,7 +18,7 @@ def priced(auto, target, draft, call, token):
 
 def by_the_curves(monkeypatch):
     """Have the clock agree with the curves, so that what is chosen does not depend on this machine."""
-    monkeypatch.setattr(ChoiceHistory, "learn", lambda ledger, _: ledger.off.append(1.0))
+    monkeypatch.setattr(ChoiceHistory, "learn", lambda history, _: history.time_ratios.append(1.0))
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_the_cheapest_is_chosen(noise, call, token, chosen, monkeypatch):
     expected = beam_search(target, ids, mask, **options)
     for _ in range(40):
         assert_same_lists(auto.beam_search(target, ids, mask, **options), expected)
-    (ledgers,) = auto._ledgers.values()
-    most = max(ledgers, key=lambda choice: ledgers[choice].tries)
+    (histories,) = auto._histories.values()
+    most = max(histories, key=lambda choice: histories[choice].tries)
     assert most.drafter == chosen
-    assert ledgers[PLAIN].tries >= TRIES
-    assert f"| {most} | {ledgers[most].tries} |" in auto.report()
+    assert histories[PLAIN].tries >= TRIES
+    assert f"| {most} | {histories[most].tries} |" in auto.report()
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_only_what_can_draft_is_among_the_choices(noise, options, choices):
     draft = None if noise is None else noisy_copy(target, noise)
     for _ in range(3):
         auto.beam_search(target, ids, mask, draft=draft, width=4, **options)
-    (ledgers,) = auto._ledgers.values()
-    assert {choice.drafter for choice in ledgers} == choices
+    (histories,) = auto._histories.values()
+    assert {choice.drafter for choice in histories} == choices
     assert auto.report().count("\n| ") >= len(choices)
 
 
@@ -75,7 +75,7 @@ def test_one_object_serves_requests_that_differ_in_who_may_draft():
     for processed in ({}, {"repetition_penalty": 1.3}, {}):
         for _ in range(6):
             target.generate(**options, **processed, custom_generate=decode)
-    assert {len(requests.choices) for requests in decode.auto._ledgers} == {1, 2}
+    assert {len(requests.choices) for requests in decode.auto._histories} == {1, 2}
 
 
 def test_capture_reaches_the_search(monkeypatch):
@@ -90,10 +90,10 @@ def test_capture_reaches_the_search(monkeypatch):
     assert len(decode.program._runs) == 1
 
 
-def ledger(tries):
-    ledger = ChoiceHistory(tries)
-    ledger.off.append(1.0)
-    return ledger
+def history(tries):
+    history = ChoiceHistory(tries)
+    history.time_ratios.append(1.0)
+    return history
 
 
 TRIE, MODEL = Choice("trie"), Choice("model", 3)
@@ -117,15 +117,15 @@ TRIE, MODEL = Choice("trie"), Choice("model", 3)
     ],
 )
 def test_a_decision(tries, best_cases, promise, expected):
-    ledgers = dict(zip((PLAIN, TRIE, MODEL), map(ledger, tries), strict=True))
-    assert _choose(ledgers, best_cases, promise) == expected
+    histories = dict(zip((PLAIN, TRIE, MODEL), map(history, tries), strict=True))
+    assert _choose(histories, best_cases, promise) == expected
 
 
 def test_what_was_timed_while_the_machine_was_busy_is_forgotten():
-    ledger = ChoiceHistory()
+    history = ChoiceHistory()
     for off in (9.0, 12.0, 10.0, 1.1, 1.3, 1.0):
-        ledger.learn(off)
-    assert list(ledger.off) == [1.1, 1.3, 1.0]
+        history.learn(off)
+    assert list(history.time_ratios) == [1.1, 1.3, 1.0]
 
 
 def test_time_is_linear_between_what_was_measured_and_beyond():
@@ -163,5 +163,5 @@ def test_only_what_is_chosen_is_compiled_and_padding_is_not_mistaken_for_drafts(
     for _ in range(40):
         auto.beam_search(target, ids, mask, width=4, trie=Trie(random_items(200)), program=program)
     assert set(shapes) == {32, 4}  # the prompt, then four beams at a time
-    (ledgers,) = auto._ledgers.values()
-    assert {f.target for f in ledgers[PLAIN].forwards} == {(0, 4, 4, 4)}
+    (histories,) = auto._histories.values()
+    assert {f.target for f in histories[PLAIN].forwards} == {(0, 4, 4, 4)}

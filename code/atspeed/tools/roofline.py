@@ -6,7 +6,7 @@ r"""Set each measured time beside its floor, and predict other devices, from the
         --dtype bfloat16 --devices A5000,A100,H200
 
 The floor of a request is the larger of two times: reading the target's weights once a call, and the products of every
-token that it reads (the head only where words are scored). The draft, attention and everything else are left out, so
+token that it reads (the head only where logits are computed). The draft, attention and everything else are left out, so
 nothing can be faster, and what is near its floor can only be made faster by fewer calls or tokens.
 """
 
@@ -83,7 +83,7 @@ def weights(shape: Shape, vocabulary: int | None) -> tuple[int, int]:
 
 def floor(row: dict, body: int, head: int, device: Device, dtype: str, batch: int, levels: int) -> float:
     """Seconds of a request that none can beat. row: of a benchmark's table; its times are of one request of a batch."""
-    scored = 1 + row["K"] * (levels - 1)  # beams whose next word is looked at
+    scored = 1 + row["K"] * (levels - 1)  # nodes whose logits are computed
     read = row["target calls"] * (body + head) * DTYPES[dtype] / device.bandwidth / batch
     work = 2 * (row["target tokens"] * body + scored * head) / device.rate[dtype]
     return max(read, work)

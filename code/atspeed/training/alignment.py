@@ -43,7 +43,7 @@ class Alignment:
     """The objective of a draft, and the weight and temperature of its alignment loss.
 
     Compared are, before each token of a beam, the C legal children in the trie's order, or with an objective whose loss
-    is not constrained the C = V words of the vocabulary. Identifiers end there: EOS is learnt by the recommendation
+    is not constrained the C = V tokens of the vocabulary. Identifiers end there: EOS is learnt by the recommendation
     loss alone.
     """
 

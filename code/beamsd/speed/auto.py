@@ -62,18 +62,19 @@ class ChoiceHistory:
 
     tries: int = 0
     forwards: deque[Forwards] = field(default_factory=lambda: deque(maxlen=MEMORY))
-    off: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))  # seconds by the clock / by the curves
+    # Seconds by the clock / by the curves.
+    time_ratios: deque[float] = field(default_factory=lambda: deque(maxlen=MEMORY))
 
-    def learn(self, off: float) -> None:
+    def learn(self, ratio: float) -> None:
         """Remember; what was much slower before, when the machine was busy with other things, is forgotten."""
-        if self.off and off < median(self.off) / 1.5:
-            self.off.clear()
-        self.off.append(off)
+        if self.time_ratios and ratio < median(self.time_ratios) / 1.5:
+            self.time_ratios.clear()
+        self.time_ratios.append(ratio)
 
     @property
     def needs_trial(self) -> bool:
         """Whether it should be tried again before it is judged."""
-        return len(self.off) < TRIES and self.tries < MOST_TRIES
+        return len(self.time_ratios) < TRIES and self.tries < MOST_TRIES
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Auto:
         """draft_width, gamma: of the draft model's own beam search, one of the choices. nodes: as in `Settings`."""
         self.given = Choice("model", gamma, draft_width if draft_width is None else _tuple(draft_width), nodes)
         self._curves: WeakKeyDictionary[PreTrainedModel, Curve] = WeakKeyDictionary()
-        self._ledgers: dict[Requests, dict[Choice, ChoiceHistory]] = {}
+        self._histories: dict[Requests, dict[Choice, ChoiceHistory]] = {}
         self._seen: set[tuple] = set()
         self._decided: dict[tuple[Requests, int], tuple[Choice, int]] = {}  # and for how many more requests
         self._lock = RLock()  # threads learn together; they search at the same time
@@ -134,30 +135,30 @@ class Auto:
         self, requests: Requests, choice: Choice, result: Result, seconds: float, program: Program | None,
         target: PreTrainedModel, draft: PreTrainedModel | None,
     ) -> None:  # fmt: skip
-        if len(self._ledgers[requests]) == 1:
+        if len(self._histories[requests]) == 1:
             return
-        ledger = self._ledgers[requests][choice]
+        history = self._histories[requests][choice]
         prompt = result.prompt_tokens
         forwards = Forwards(_without(result.target_tokens, prompt), _without(result.draft_tokens, prompt))
-        ledger.forwards.append(forwards)
-        ledger.tries += 1
+        history.forwards.append(forwards)
+        history.tries += 1
         if program is not None and program.compiles(target):
             return
         # What runs for the first time is not timed: memory is fetched, kernels load, shapes are captured or compiled.
         shapes = (requests, choice, result.target_tokens if program else None)
         if shapes in self._seen:
-            ledger.learn(seconds / self._seconds(forwards, requests.batch, prompt, target, draft))
+            history.learn(seconds / self._seconds(forwards, requests.batch, prompt, target, draft))
         self._seen.add(shapes)
 
     def _decide(
         self, requests: Requests, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None, settings: dict
     ) -> tuple[Choice, bool]:
         """A choice, and whether it is made to learn."""
-        if requests not in self._ledgers:
-            self._ledgers[requests] = {choice: ChoiceHistory() for choice in requests.choices}
-        ledgers = self._ledgers[requests]
-        if len(ledgers) == 1:
-            return next(iter(ledgers)), False
+        if requests not in self._histories:
+            self._histories[requests] = {choice: ChoiceHistory() for choice in requests.choices}
+        histories = self._histories[requests]
+        if len(histories) == 1:
+            return next(iter(histories)), False
         alike = (requests, prompt // 32)
         choice, left = self._decided.pop(alike, (PLAIN, 0))
         if left:
@@ -172,13 +173,13 @@ class Auto:
 
         best_cases = {
             choice: seconds(_best_case(choice, requests, settings.get("trie")))
-            for choice, ledger in ledgers.items() if ledger.needs_trial
+            for choice, history in histories.items() if history.needs_trial
         }  # fmt: skip
         promise = {
-            choice: _promise(ledger, seconds)
-            for choice, ledger in ledgers.items() if ledger.off and not ledger.needs_trial
+            choice: _promise(history, seconds)
+            for choice, history in histories.items() if history.time_ratios and not history.needs_trial
         }  # fmt: skip
-        choice, is_trial = _choose(ledgers, best_cases, promise)
+        choice, is_trial = _choose(histories, best_cases, promise)
         if not is_trial:
             self._decided[alike] = choice, KEPT - 1
         return choice, is_trial
@@ -217,24 +218,24 @@ class Auto:
 
     def _lines(self) -> list[str]:
         lines = []
-        for requests, ledgers in self._ledgers.items():
+        for requests, histories in self._histories.items():
             lines += [
                 f"\nbatch {requests.batch}, K {requests.width}, {requests.length} tokens\n",
                 "| drafter | requests | target calls | target tokens | draft tokens | clock / curves |",
                 "|---|---|---|---|---|---|",
             ]
-            if len(ledgers) == 1:
-                lines.append(f"| {next(iter(ledgers))} | the only choice | | | | |")
+            if len(histories) == 1:
+                lines.append(f"| {next(iter(histories))} | the only choice | | | | |")
                 continue
-            for choice, ledger in sorted(ledgers.items(), key=lambda item: -item[1].tries):
-                seen = ledger.forwards
+            for choice, history in sorted(histories.items(), key=lambda item: -item[1].tries):
+                seen = history.forwards
                 numbers = (
                     f"{fmean(len(f.target) for f in seen):.2f} | {fmean(sum(f.target) for f in seen):.0f} | "
-                    f"{fmean(sum(f.draft) for f in seen):.0f} | {median(ledger.off):.2f}"
-                    if ledger.off else "not timed yet | | |" if ledger.tries
+                    f"{fmean(sum(f.draft) for f in seen):.0f} | {median(history.time_ratios):.2f}"
+                    if history.time_ratios else "not timed yet | | |" if history.tries
                     else "not tried: its best case is slower than another's average | | |"
                 )  # fmt: skip
-                lines.append(f"| {choice} | {ledger.tries} | {numbers} |")
+                lines.append(f"| {choice} | {history.tries} | {numbers} |")
         for model, curve in self._curves.items():
             costs = ", ".join(f"{size}: {1e3 * s:.1f}" for size, s in zip(SIZES, curve.seconds, strict=True))
             lines.append(f"\n{type(model).__name__} of {model.num_parameters():,} weights, ms by tokens: {costs}")
@@ -242,14 +243,14 @@ class Auto:
 
 
 def _choose(
-    ledgers: dict[Choice, ChoiceHistory], best_cases: dict[Choice, float], promise: dict[Choice, float]
+    histories: dict[Choice, ChoiceHistory], best_cases: dict[Choice, float], promise: dict[Choice, float]
 ) -> tuple[Choice, bool]:
     """A choice, and whether it is made to learn. best_cases: seconds of those that are not judged yet; promise: of the
     others."""
     if PLAIN not in promise:  # all others are judged against it
         return PLAIN, True
-    off = median(ledgers[PLAIN].off)
-    hopeful = [choice for choice, seconds in best_cases.items() if seconds * off < min(promise.values())]
+    ratio = median(histories[PLAIN].time_ratios)
+    hopeful = [choice for choice, seconds in best_cases.items() if seconds * ratio < min(promise.values())]
     if hopeful:
         return min(hopeful, key=best_cases.__getitem__), True
     best = min(promise, key=promise.__getitem__)
@@ -260,15 +261,17 @@ def _choose(
         if choice != best and (choice == PLAIN or seconds < CLOSE * promise[best])
     ]  # fmt: skip
     if close:
-        rare = min(close, key=lambda choice: ledgers[choice].tries)
-        if AGAIN * (ledgers[rare].tries - TRIES + 1) * len(close) < sum(ledger.tries for ledger in ledgers.values()):
+        rare = min(close, key=lambda choice: histories[choice].tries)
+        if AGAIN * (histories[rare].tries - TRIES + 1) * len(close) < sum(
+            history.tries for history in histories.values()
+        ):
             return rare, True
     return best, False
 
 
-def _promise(ledger: ChoiceHistory, seconds: Callable[[Forwards], float]) -> float:
+def _promise(history: ChoiceHistory, seconds: Callable[[Forwards], float]) -> float:
     """The seconds that a choice may be expected to take."""
-    return median(ledger.off) * fmean(seconds(forwards) for forwards in ledger.forwards)
+    return median(history.time_ratios) * fmean(seconds(forwards) for forwards in history.forwards)
 
 
 def _best_case(choice: Choice, requests: Requests, trie: Trie | None) -> Forwards:

@@ -1,4 +1,4 @@
-"""One schema for all configurations: YAML, with every key known, typed and in range; flags override single keys.
+"""The configuration: its schema, and reading it from YAML with single keys overridden by flags.
 
 --config code/specgr/configs/games.yaml --stage1.learning_rate 1e-3 --output_dir output/games
 """
@@ -30,7 +30,7 @@ def number(default: float, low: float = 0, high: float = math.inf):
 
 @dataclass(frozen=True)
 class TigerShape:
-    """See `tiger.TigerSettings`, which has what follows from the identifiers too."""
+    """The dimensions of TIGER, see `TigerSettings`."""
 
     d_model: int = number(64, 1)
     d_ff: int = number(1024, 1)
@@ -43,7 +43,7 @@ class TigerShape:
 
 @dataclass(frozen=True)
 class UniSRecShape:
-    """See `unisrec.UniSRecSettings`."""
+    """The dimensions of UniSRec, see `UniSRecSettings`."""
 
     hidden: int = number(300, 1)
     inner: int = number(256, 1)
@@ -57,7 +57,7 @@ class UniSRecShape:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long and how fast something is trained, with AdamW: either epochs or steps is not 0."""
+    """Length, batch size and learning rate of a training with AdamW; one of epochs and steps is 0."""
 
     epochs: int = number(0)
     steps: int = number(0)
@@ -87,7 +87,7 @@ class Stage1Plan(ContrastivePlan):
 
 @dataclass(frozen=True)
 class Validation:
-    """What the best weights are known by: NDCG@k of the thing trained, on a random choice of validation samples."""
+    """Model selection: NDCG@k on a random choice of validation samples."""
 
     samples: int = number(2000, 1)
     k: int = number(50, 1)
@@ -96,7 +96,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Config:
-    """All that training and inference are told."""
+    """The configuration of training and inference."""
 
     dataset: str  # the folder data_path/dataset, see `data.load_data`
     data_path: str = "data"

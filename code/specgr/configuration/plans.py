@@ -1,4 +1,4 @@
-"""What is trained, and what the methods need of it: as the configuration says, and checked before torch is imported."""
+"""The trainings, and which of them each method needs; checked before torch is imported."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,7 +57,7 @@ def stages_of(config: Config, names: Sequence[str]) -> list[str]:
 
 
 def settings_of(config: Config, name: str, **changes: float | None) -> SpecGRSettings:
-    """What SpecGR_Aux or SpecGR++ is run with: the configuration's, but for the changes that are not None."""
+    """The settings of SpecGR_Aux or SpecGR++: the configuration's, with the changes that are not None."""
     section = {SPECGR_NEIGHBOURS: config.neighbours, AUX: config.aux, PLUS: config.plus}[name]
     try:
         return replace(section, **{key: value for key, value in changes.items() if value is not None})

@@ -1,4 +1,4 @@
-"""The three numbers of SpecGR."""
+"""The hyper-parameters of SpecGR decoding."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What SpecGR is trained and judged on: a history and one next item a sample, and which items are in training.
+"""The samples of SpecGR: a history and the next item each, and which items occur in training.
 
 From a folder in either of two layouts:
 - AtSpeed (`genrec.data.splits`): users' sequences cut at two points of time. Every item of a split is a target, after
@@ -36,7 +36,7 @@ SUBSETS = ("all", "in-sample", "unseen")
 
 @dataclass(frozen=True)
 class Examples:
-    """What comes after these histories?"""
+    """Histories and the item that follows each."""
 
     histories: Tensor  # (N, T) long, oldest first, NOTHING after the end
     targets: Tensor  # (N,) long

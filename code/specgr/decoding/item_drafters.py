@@ -38,7 +38,7 @@ class EncoderDrafter:
 
 @torch.inference_mode()
 def item_embeddings(tiger: Tiger, codes: Codes, batch_size: int = 1024) -> Tensor:
-    """What the encoder makes of every item's own identifier (n_items, p): of new items as well as of old ones."""
+    """The encoder's embedding of every item's own identifier (n_items, p), new items included."""
     chunks = []
     for tokens in codes.tokens.split(batch_size):
         mask = torch.ones_like(tokens)
@@ -63,7 +63,7 @@ class Drafted:
 
 @dataclass(frozen=True)
 class UniSRecDrafter:
-    """UniSRec as a `drafters.ItemDrafter`. All parts must be on one device, and the model in evaluation mode."""
+    """UniSRec as an `ItemDrafter`. All parts must be on one device, and the model in evaluation mode."""
 
     model: UniSRec
     texts: Tensor  # (n_items, d)
@@ -80,7 +80,7 @@ class UniSRecDrafter:
 
 
 class Histories:
-    """The `verify.Verifier` of a drafter alone that needs no verifier's encoder."""
+    """The `Verifier` of a drafter that needs no encoder."""
 
     def encode(self, histories: Tensor) -> EncodedHistories:
         """See `verify.Verifier`."""

@@ -1,4 +1,4 @@
-"""A drafter without training, as an example of a third one: items like those of the history."""
+"""A drafter without training: items similar to those of the history."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What every recommender of this package returns, and how it is asked."""
+"""The interface of the recommenders of this package."""
 
 from dataclasses import dataclass
 from typing import Protocol

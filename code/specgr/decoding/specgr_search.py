@@ -1,9 +1,9 @@
-"""SpecGR: the drafter proposes, the verifier accepts, and its beams say where to draft next.
+"""The decoding loop of SpecGR: the drafter proposes items, the verifier accepts, its beams guide the next drafts.
 
 Round r (r = 1 … l), for all rows of a batch at once and every row by its own beams:
 1. Draft the best δ items by the drafter's score: that were not drafted before and begin with one of the row's beams,
    which are r - 1 tokens long (the empty beam in round 1).
-2. One decoder pass reads the beams' last tokens and what the drafts have beyond them: V of every draft (see `verify`)
+2. One decoder pass reads the beams' last tokens and what the drafts have beyond them: V of every draft (see `verifier`)
    and what follows every beam. V > γ accepts.
 3. A row with K accepted is done, and leaves the batch. The beams of the others grow by a token, width β, over the whole
    vocabulary; a beam that is no prefix in the catalogue drafts nothing.

@@ -1,4 +1,4 @@
-"""The verifier: how likely a generative recommender is to generate an item after a history."""
+"""The verifier: a generative recommender that scores items by the likelihood of their identifiers."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,7 +13,7 @@ from specgr.networks.tiger import Tiger
 
 @dataclass(frozen=True)
 class EncodedHistories:
-    """Histories, and what the verifier's encoder made of them: all that drafter and decoder work from."""
+    """Histories, and the verifier's encoder output for them."""
 
     items: Tensor  # (B, T) long, oldest first, NOTHING where there is none
     hidden: Tensor  # (B, S, d_model)

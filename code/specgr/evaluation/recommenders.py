@@ -1,4 +1,4 @@
-"""The recommenders that are compared, from what the trainings left."""
+"""Makes the recommenders that are compared from the trained models."""
 
 from specgr.configuration.names import (
     AUX,

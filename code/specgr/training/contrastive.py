@@ -1,4 +1,4 @@
-"""The losses of SpecGR++: history and next item near each other, and the identifier of the next item likely."""
+"""The losses of SpecGR++: contrastive losses of history and next item, and the generation loss."""
 
 import torch
 from torch import Tensor, distributed

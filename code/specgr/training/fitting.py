@@ -34,7 +34,7 @@ LOG_STEPS = 100
 
 @dataclass
 class State:
-    """Where a training stands."""
+    """The state of a training."""
 
     step: int = 0
     best: float = -1.0
@@ -102,7 +102,7 @@ def fit_weights(
 
 
 def _mixed(*numbers: int) -> int:
-    """One seed of several, unlike that of any others."""
+    """One seed made of several."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
@@ -137,7 +137,7 @@ def _named(objective: LossModule, sums: list[Tensor]) -> str:
 def _judge(
     state: State, validate: Callable[[], float], losses: str, objective: LossModule, best: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Validate the present weights, and write it down. Returns the best weights, which may be these."""
+    """Validate the present weights and record the result. Returns the best weights, which may be these."""
     objective.eval()
     score = validate()
     state.history.append({"step": state.step, "score": score, "losses": losses})
@@ -149,7 +149,7 @@ def _judge(
 
 
 def _save(work: Path, state: State, objective: LossModule, best: dict, optimizer, accelerator: Accelerator) -> None:
-    """A new checkpoint, whole, then away with the one before."""
+    """Write a new checkpoint, then remove the previous one."""
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return

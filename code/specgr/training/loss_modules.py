@@ -1,4 +1,4 @@
-"""What is minimised: modules whose forward takes rows of the training samples and returns the parts of their loss."""
+"""Loss modules: their forward takes rows of the training samples and returns the parts of the loss."""
 
 import torch
 from torch import Tensor, nn

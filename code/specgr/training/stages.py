@@ -1,4 +1,4 @@
-"""The four things that are trained, in order, and what each leaves: weights and the facts they were made with."""
+"""The four trainings in order; each writes weights and facts."""
 
 import hashlib
 import logging
@@ -38,7 +38,7 @@ MODEL, ITEMS = "model", "items.safetensors"
 
 @dataclass(frozen=True)
 class Workspace:
-    """What all stages work with."""
+    """Configuration, data and device that all trainings share."""
 
     config: Config
     data: Data
