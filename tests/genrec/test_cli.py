@@ -156,6 +156,13 @@ def test_help_does_no_work(stage, tmp_path, arguments):
     assert not (tmp_path / "ran.json").exists()
 
 
+def test_help_may_be_cut_off_by_its_reader(stage, tmp_path):
+    command = f"{sys.executable} stage.py --help | true"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "code")}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_users_mistake_inside_is_one_line_too(stage):
     result = stage("--output", "a", "--seed", "13")
     assert (result.returncode, result.stderr) == (2, "error: --seed 13: brings bad luck; choose another\n")

@@ -45,7 +45,7 @@ def start(main: Callable[..., None], flags: dict[str, Flag], first: str | None =
     arguments = sys.argv[1:]
     with errors_in_one_line():
         if {"--help", "-h"} & set(arguments):
-            print(help_text(main.__doc__ or sys.modules[main.__module__].__doc__ or "", flags))
+            print(help_text(main.__doc__ or sys.modules[main.__module__].__doc__ or "", flags), flush=True)
             sys.exit(0)
         yield read_flags(arguments, flags, first)
 
@@ -69,6 +69,9 @@ def errors_in_one_line() -> Iterator[None]:
         if not is_main_process():  # one of several says it
             sys.exit(code)
         _end(f"{said}; {_AGAIN}", code)
+    except BrokenPipeError:  # whoever read the output, as in `--help | head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         _end(f"{name}{error.strerror or error}; {_keep_traceback()}", 2)
