@@ -1,1 +1,1 @@
-"""What every generative recommender needs: splits, identifiers, samples, metrics, and the stages' manners."""
+"""Building blocks of generative recommenders: splits, identifiers, samples, metrics and the runtime of a stage."""

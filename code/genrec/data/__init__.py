@@ -1,1 +1,1 @@
-"""A data set: splits, catalogue, samples."""
+"""Data sets: splits, catalogue and samples."""

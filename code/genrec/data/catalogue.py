@@ -1,4 +1,4 @@
-"""All items and their identifiers."""
+"""The catalogue: all items and their identifiers."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Identifier = tuple[str, ...]
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")  # of an item
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")  # of an item, as text
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items and the token sequences that name them. Items may share an identifier; all of them stay recommendable."""
+    """Items and their identifiers. Items may share an identifier; all of them can still be recommended."""
 
-    identifiers: dict[int, Identifier]  # item -> one token a level
+    identifiers: dict[int, Identifier]  # item -> one token per level
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """Read a JSON object item -> [token, …].
+        """Reads a JSON object item -> [token, …].
 
         Raises UserError that names file, key and value if an item is not an integer >= 0, an identifier is not a list
-        of tokens, identifiers differ in length, or a token stands at two levels.
+        of tokens, identifiers differ in length, or a token occurs at two levels.
         """
         content = read_json(path)
         if not isinstance(content, dict) or not content:
@@ -64,22 +64,22 @@ class Catalogue:
         write_json(path, {str(item): list(tokens) for item, tokens in sorted(self.identifiers.items())})
 
     def without(self, items: Iterable[int]) -> Catalogue:
-        """What is left to recommend: a trie of its identifiers cannot lead to `items`, and an identifier that one of
-        them shares stands for the others alone.
+        """Returns the catalogue without `items`; an identifier that they share with other items remains for those.
 
-        Histories may still hold `items`, so prompts and fingerprints are those of the whole catalogue.
+        A trie of the result cannot lead to `items`. Histories may still contain them, so prompts and fingerprints are
+        those of the whole catalogue.
         """
         gone = set(items)
         return Catalogue({item: tokens for item, tokens in self.identifiers.items() if item not in gone})
 
     @property
     def levels(self) -> int:
-        """L, the tokens of an identifier."""
+        """L, the number of tokens in an identifier."""
         return len(next(iter(self.identifiers.values())))
 
     @cached_property
     def items_of(self) -> dict[Identifier, list[int]]:
-        """identifier -> its items, in ascending order."""
+        """Identifier -> its items, in ascending order."""
         items = defaultdict(list)
         for item in sorted(self.identifiers):
             items[self.identifiers[item]].append(item)
@@ -93,11 +93,11 @@ class Catalogue:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies items and identifiers, whatever the file's formatting."""
+        """A hash of items and identifiers that does not depend on the file's formatting."""
         return sha256(json.dumps(sorted(self.identifiers.items())).encode())[:16]
 
     def token_ids(self, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-        """The identifiers (n_items, L) as token ids, in ascending order of the items.
+        """Returns the token ids (n_items, L) of the identifiers, long, in ascending order of the items.
 
         Raises UserError if the tokenizer lacks a token.
         """
@@ -116,21 +116,21 @@ class Catalogue:
 
 
 def _natural(token: str) -> tuple[list[tuple[int, str] | str], str]:
-    """A sort key; the token itself settles <a_1> against <a_01>, so that every process has the same order."""
+    """Returns a natural sort key; the token itself breaks ties such as <a_1> and <a_01>, for a reproducible order."""
     parts = re.split(r"([0-9]+)", token)
     parts[1::2] = [(len(digits), digits) for digits in (part.lstrip("0") for part in parts[1::2])]  # of any length
     return parts, token
 
 
 def read_stop_list(path: Path, catalogue: Catalogue) -> set[int]:
-    """Items that are not to be recommended: a file of their numbers, one a line, from 0 as in the identifier index.
+    """Reads the items not to recommend from a file of item numbers, one per line, from 0 as in the identifier index.
 
-    Raises UserError that names file and line if a line is no number of an item of `catalogue`, and the file if no item
-    would be left.
+    Raises UserError that names file and line if a line is not the number of an item of `catalogue`, or the file if no
+    item would be left.
     """
     items: set[int] = set()
     for number, line in read_rows(path):
-        text = re.sub(r"\.0+$", "", line)  # as pandas writes integers of a column that lacks some
+        text = re.sub(r"\.0+$", "", line)  # pandas writes integers so if some are missing
         if not _NUMBER.fullmatch(text):
             raise UserError(
                 f"{path}, line {number}: {line[:60]!r} is not the number of an item; write one a line, from 0 as in "
@@ -148,7 +148,7 @@ def read_stop_list(path: Path, catalogue: Catalogue) -> set[int]:
 
 
 def find_index(folder: Path, dataset: str) -> Path:
-    """The one `<dataset>.*.json` of the folder. Raises UserError if there is none, or more than one."""
+    """Returns the only `<dataset>.*.json` in the folder. Raises UserError if there is none, or more than one."""
     found = sorted(folder.glob(f"{dataset}.*.json"))
     if len(found) != 1:
         what = f"{len(found)} files match ({', '.join(p.name for p in found)})" if found else "no file matches"

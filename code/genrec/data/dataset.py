@@ -1,4 +1,4 @@
-"""A data set: splits and catalogue that fit together, and the samples that models are trained and judged on."""
+"""A data set: splits, the catalogue that fits them, and the samples for training and evaluation."""
 
 import logging
 import random
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One prediction: what comes after this history?"""
+    """One prediction task: a history and the items that follow it."""
 
     user: int
     history: tuple[int, ...]  # items, oldest first
@@ -28,11 +28,11 @@ class Dataset:
     catalogue: Catalogue
 
     def samples(self, split: str, *, max_history: int = 20, subseq: bool = False) -> list[Sample]:
-        """Training: each user's last training item after those before it, or, with `subseq`, every item but the first.
-        Validation: the first validation item after the training items. Test: all test items after training and
-        validation items. A history holds at most the last `max_history` items. Users without a sample are left out.
+        """Returns the samples of a split; histories hold at most the last `max_history` items.
 
-        Raises UserError for an unknown split or an empty history.
+        Training: predict the last training item from those before it or, with `subseq`, every item but the first.
+        Validation: predict the first validation item from the training items. Test: predict all test items from the
+        training and validation items. Users without a sample are left out. Raises UserError for an unknown split.
         """
         check_split(split)
         train, samples = self.splits.train, []
@@ -50,15 +50,14 @@ class Dataset:
 
 
 def take(samples: list[Sample], most: int | None, seed: int) -> list[Sample]:
-    """A random choice of at most `most` samples, in their order; all of them for None. The same for the same seed."""
+    """Returns at most `most` random samples (None: all) in their original order, the same for the same seed."""
     if most is None or most >= len(samples):
         return samples
     return [samples[i] for i in sorted(random.Random(seed).sample(range(len(samples)), most))]
 
 
 def check_index(path: Path, catalogue: Catalogue, items: set[int], folder: Path) -> None:
-    """Raises UserError if `catalogue`, read from `path`, lacks one of the `items` that occur in `folder`, or if most of
-    its items never do, as with the index of another data set."""
+    """Raises UserError if `catalogue` lacks one of the `items` in `folder`, or most of its items are not among them."""
     absent = sorted(items - catalogue.identifiers.keys())
     if absent:
         raise UserError(
@@ -73,7 +72,7 @@ def check_index(path: Path, catalogue: Catalogue, items: set[int], folder: Path)
 
 
 def load_dataset(data_path: str, dataset: str, index: str | None = None) -> Dataset:
-    """Read `data_path`/`dataset`: the splits and the identifier index (`<dataset>.*.json`, or `index`).
+    """Loads `data_path`/`dataset`: the splits and the identifier index (`<dataset>.*.json`, or `index`).
 
     Raises UserError that names file, key and value if the folder does not hold a data set in the released layout, an
     item has no identifier, or most items of the index never occur, as with the index of another data set.

@@ -1,4 +1,4 @@
-"""Read the released `.npy` files, which are pickles, without ever executing one."""
+"""Safe reading of the released `.npy` files, which are pickles: no code in them is executed."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ import numpy as np
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_bytes
 
-# The bytes' own mistakes, wherever in numpy's header reader or in the unpickler they come to light.
+# What numpy's header reader and the unpickler raise for damaged bytes.
 _BROKEN = (ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, SyntaxError, TypeError,
            ValueError, pickle.UnpicklingError, tokenize.TokenError)  # fmt: skip
 
@@ -21,9 +21,9 @@ class _Refused(pickle.UnpicklingError):
     pass
 
 
-# numpy's own classes trust the state that a pickle gives them: a forged one crashes the process, or worse. So numpy's
-# names stand for classes of ours, which take integers and lists only. Every one has a __setstate__, without which a
-# pickle could set the class's own attributes.
+# numpy's classes trust the state in a pickle: a forged one may crash the process, or worse. So numpy's names are
+# mapped to the classes below, which accept integers and lists only. Each has a __setstate__, without which a pickle
+# could set attributes of the class itself.
 
 
 class _Dtype:
@@ -57,7 +57,7 @@ class _Scalar:
         raise TypeError("a scalar has no state")
 
 
-# All that a pickled array of dicts, lists, ints, strs and numpy integers needs to name, as numpy 1 and 2 spell it.
+# All names that a pickled array of dicts, lists, ints, strs and numpy integers needs, in the spelling of numpy 1 and 2.
 _ADMITTED = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype} | {
     (f"{module}.multiarray", name): ours
     for module in ("numpy.core", "numpy._core")
@@ -76,16 +76,16 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def _check_memo(stream: io.BytesIO) -> None:
-    """The unpickler would fill as much memory as a place in its memo asks for: four damaged bytes, tens of GB."""
+    """Raises ValueError for an implausible memo index, for which the unpickler could allocate tens of GB."""
     for opcode, argument, position in pickletools.genops(stream):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > position:
             raise ValueError(f"memo {argument} at byte {position}")
 
 
 def read_npy_dict(path: Path) -> dict:
-    """The dict inside a 0-dimensional object array; numpy integers and arrays of them come as ints and lists of ints.
+    """Reads the dict in a 0-dimensional object array, with numpy integers and arrays of them as ints and lists of ints.
 
-    Raises UserError if the file is missing, damaged, not a dict, or asks for anything else, which is named.
+    Raises UserError if the file is missing, damaged or not a dict, or refers to any other type, which is named.
     """
     stream = io.BytesIO(read_bytes(path))
     try:

@@ -1,4 +1,4 @@
-"""What a split holds that training has not shown: the warm and cold counts of the release, of any data set."""
+"""Counts of warm and cold items in each split, as in the release, for any data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from genrec.data.splits import SPLITS, Interactions, Splits
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """An item is cold if training does not hold it, else warm. A user may meet both in a split."""
+    """Counts of a split. An item is cold if it is not in the training split, else warm; a user may have both."""
 
     interactions: int
     users: int  # with an interaction in the split
@@ -19,13 +19,13 @@ class SplitCounts:
     cold_interactions: int
     users_with_cold: int
     users_with_warm: int
-    history_min: int  # items that come before the split, of its users; in training, the training items themselves
+    history_min: int  # items of a user before the split; in training, the training items themselves
     history_median: float
     history_mean: float
     history_max: int
 
 
-_ROWS = {  # field -> what the table calls it
+_ROWS = {  # field -> its name in the table
     "interactions": "interactions",
     "users": "users",
     "items": "items",
@@ -41,7 +41,7 @@ _ROWS = {  # field -> what the table calls it
 
 
 def count_splits(splits: Splits) -> dict[str, SplitCounts]:
-    """Split -> its counts."""
+    """Returns split -> its counts."""
     warm = {item for items in splits.train.values() for item in items}
     before = {"train": [splits.train], "valid": [splits.train], "test": [splits.train, splits.valid]}
     return {name: _count(splits[name], warm, before[name]) for name in SPLITS}
@@ -65,7 +65,7 @@ def _count(split: Interactions, warm: set[int], before: Sequence[Interactions]) 
 
 
 def split_table(counts: dict[str, SplitCounts]) -> str:
-    """A Markdown table: a column a split."""
+    """Formats the counts as a Markdown table with one column per split."""
     lines = ["| | " + " | ".join(counts) + " |", "|---|" + "---:|" * len(counts)]
     for field, name in _ROWS.items():
         cells = [f"{getattr(of, field):,}" for of in counts.values()]

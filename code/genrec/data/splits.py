@@ -1,4 +1,4 @@
-"""The 8:1:1 splits of a data set folder, in either of the released forms."""
+"""The 8:1:1 splits of a data set folder, in either of the two released forms."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +19,24 @@ Interactions = dict[int, list[int]]  # user -> items, oldest first
 
 @dataclass(frozen=True)
 class Splits:
-    """Who interacted with what, oldest first; cut at two points of global time."""
+    """The interactions of each user, oldest first, cut at two points of global time."""
 
     train: Interactions
     valid: Interactions
     test: Interactions
 
     def __getitem__(self, split: str) -> Interactions:
-        """Raises UserError for a split that does not exist."""
+        """Returns a split by name. Raises UserError if it does not exist."""
         check_split(split)
         return getattr(self, split)
 
     def items(self) -> set[int]:
-        """All items that occur."""
+        """Returns all items that occur."""
         return {item for split in SPLITS for items in self[split].values() for item in items}
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the interactions, whichever form they were read from."""
+        """A hash of the interactions that does not depend on the form they were read from."""
         canonical = [
             [(user, self[split][user]) for user in sorted(self[split]) if self[split][user]] for split in SPLITS
         ]
@@ -50,7 +50,7 @@ def check_split(split: str) -> None:
 
 
 def load_splits(folder: Path) -> Splits:
-    """Read the three `.npy` dicts, or, where they are not all there, the three `sequential_*.txt`.
+    """Loads the three `.npy` dicts or, if they are not all there, the three `sequential_*.txt`.
 
     Raises UserError that names file, key and value if a file is missing or damaged, a split is empty, a user or an item
     is negative or not an integer, or a user has items to predict but no history.
@@ -76,10 +76,10 @@ def load_splits(folder: Path) -> Splits:
 
 
 def seen_items(folder: Path) -> list[int]:
-    """The items of training interactions, in ascending order, of a data set in either layout: these splits, or the
-    column `item` of train.parquet (see `specgr.data.examples`).
+    """Returns the items of the training interactions, in ascending order, of a data set in either layout.
 
-    Raises UserError as `load_splits`, or if train.parquet has no such column.
+    The layouts are these splits, or the column `item` of train.parquet (see `specgr.data.examples`). Raises UserError
+    as `load_splits` does, or if train.parquet has no such column.
     """
     path = folder / "train.parquet"
     if not path.is_file():
@@ -94,7 +94,7 @@ def seen_items(folder: Path) -> list[int]:
 
 
 def save_texts(splits: Splits, folder: Path) -> None:
-    """Write `sequential_*.txt`: one line a user, all numbers one higher than in memory."""
+    """Writes `sequential_*.txt`: one line per user, all numbers one higher than in memory."""
     highest = max(max(splits.items(), default=0), *(user for split in SPLITS for user in splits[split]))
     number = [str(n + 1) for n in range(highest + 1)]
     for split, name in _TEXTS.items():
@@ -103,7 +103,7 @@ def save_texts(splits: Splits, folder: Path) -> None:
 
 
 def save_dicts(splits: Splits, folder: Path) -> None:
-    """Write the `.npy` dicts of the release, which are pickles."""
+    """Writes the `.npy` dicts of the release, which are pickles."""
     for split, name in _DICTS.items():
         with atomic_path(folder / name) as partial, partial.open("wb") as file:
             np.save(file, splits[split], allow_pickle=True)
@@ -114,7 +114,7 @@ def _names(files: dict[str, str]) -> tuple[str, ...]:
 
 
 def _read_text(path: Path) -> dict[int, list[int]]:
-    """One line a user: `user item item …`, all numbers one higher than in the dicts."""
+    """Reads one line `user item item …` per user, all numbers one higher than in the dicts."""
     interactions = {}
     for number, line in read_rows(path):
         try:

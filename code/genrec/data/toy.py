@@ -1,15 +1,15 @@
-"""A toy data set that a small model can learn: users who follow tastes over a hierarchical catalogue.
+"""A toy data set that a small model can learn: users with stable tastes over a hierarchical catalogue.
 
-The catalogue has categories, shelves within categories and items on shelves, and an identifier says where an item
-stands: category, shelf, place on the shelf, and a fourth code that tells apart what shares a place. As in the real data
-the trie is bushy for two levels and nearly a line after, and a few items share an identifier. A user has a few
-favourite shelves, mostly stays on the shelf and mostly goes on to the next item there; time is global and cut 8:1:1.
+The catalogue has categories, shelves within categories and items on shelves. An identifier encodes category, shelf and
+place on the shelf, and its fourth code separates items in the same place. As in real data, the trie branches widely at
+the first two levels and hardly after, and a few items share an identifier. A user has a few favourite shelves, mostly
+stays on one and mostly moves to the next item there. Time is global and cut 8:1:1.
 
-With `new_items`, that share of the catalogue comes out over time, on any shelf, and nobody has an item before: so items
-stand in validation and test that training does not know. Shelves are then few and large, so that the old items of one
-fill a list. Every item has a text embedding: category, shelf, whereabouts on it, and as much of its own. Who reads
-it can place a new item. Identifiers made of it (build_index) tell the shelf by their first codes, while the last is the
-item's own, and who has not seen the item cannot know it.
+`new_items` is the share of the catalogue that is released over time, on any shelf, and has no interactions before, so
+that validation and test contain cold items. Shelves are then few and large: the old items of one fill a list. Every
+item has a text embedding: the sum of category, shelf, position on the shelf and an equally large part of its own. A
+model that reads it can place a new item. Identifiers built from it (build_index) encode the shelf in their first codes;
+the last code depends on the item alone and cannot be predicted for a cold item.
 """
 
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path
 
 FAVOURITES, SHARING = 3, 6
-STAY = 0.75  # chance to stay on the shelf
-OUT = (0.5, 1.3)  # when new items come out; nine tenths of the interactions lie before 1.2
-WIDTH, OWN = 64, 1.0  # of an embedding; size of what is the item's own, beside parts of size 1
+STAY = 0.75  # probability of staying on the shelf
+OUT = (0.5, 1.3)  # release times of new items; nine tenths of the interactions are before 1.2
+WIDTH, OWN = 64, 1.0  # of an embedding; scale of the item's own part, beside parts of scale 1
 EMBEDDINGS = "embeddings.npy"
 
 
 @dataclass(frozen=True)
 class Layout:
     categories: int
-    shelves: int  # of a category
-    follow: float  # chance of a user who stays on the shelf to take the next item
+    shelves: int  # per category
+    follow: float  # probability that a user who stays on the shelf takes the next item
 
     @property
     def all(self) -> int:
@@ -50,7 +50,7 @@ class Toy:
     embeddings: np.ndarray | None = None  # (n_items, WIDTH) float32
 
     def save(self, folder: Path) -> None:
-        """Write the released layout, in its text form."""
+        """Writes the released layout in its text form, and the embeddings, if any."""
         save_texts(self.splits, folder)
         self.catalogue.save(folder / f"{folder.name}.index.json")
         if self.embeddings is not None:
@@ -61,7 +61,7 @@ class Toy:
 def make_toy(
     seed: int = 0, n_items: int = 1000, n_users: int = 2000, mean_length: float = 10, new_items: float = 0
 ) -> Toy:
-    """The same arguments always give the same data. Users with fewer than two training items are dropped.
+    """Makes a toy data set, the same for the same arguments; users with fewer than two training items are dropped.
 
     Raises UserError for sizes too small to fill the splits.
     """
@@ -71,16 +71,16 @@ def make_toy(
     identifiers = _identifiers(rng, shelf_of, layout)
     shelves = [np.flatnonzero(shelf_of == shelf) for shelf in range(layout.all)]
     stocked = np.array([shelf for shelf, items in enumerate(shelves) if len(items)])
-    out = _out(seed, n_items, new_items)
-    visited = rng.zipf(1.5, size=len(stocked)).clip(max=10).astype(float)  # some shelves are popular
+    release = _release_times(seed, n_items, new_items)
+    visited = rng.zipf(1.5, size=len(stocked)).clip(max=10).astype(float)  # makes some shelves popular
     histories, times = [], []
-    for _ in range(n_users + n_users // 8):  # some come too late to have two training items
+    for _ in range(n_users + n_users // 8):  # spare users, as some start too late to have two training items
         favourites = rng.choice(stocked, size=FAVOURITES, replace=False, p=visited / visited.sum())
         walk = _walk(rng, [shelves[s] for s in favourites], 4 + rng.poisson(mean_length - 4), layout.follow)
         history = np.array(walk)
         time = rng.random() + np.cumsum(rng.exponential(0.03, size=len(history)))
-        histories.append(history[time >= out[history]])
-        times.append(time[time >= out[history]])
+        histories.append(history[time >= release[history]])
+        times.append(time[time >= release[history]])
     cuts = np.quantile(np.concatenate(times), [0.8, 0.9])
     parts = [np.split(h, np.searchsorted(t, cuts)) for h, t in zip(histories, times, strict=True)]
     kept = [part for part in parts if len(part[0]) >= 2][:n_users]
@@ -92,28 +92,28 @@ def make_toy(
     return Toy(splits, Catalogue(identifiers), _embeddings(seed, shelf_of, layout))
 
 
-def _out(seed: int, n_items: int, new_items: float) -> np.ndarray:
-    """When an item comes out (n_items,); -inf for those that were always there."""
+def _release_times(seed: int, n_items: int, new_items: float) -> np.ndarray:
+    """Returns the release time of each item (n_items,); -inf for items that exist from the start."""
     rng = np.random.default_rng([seed, 1])
     return np.where(rng.random(n_items) < new_items, rng.uniform(*OUT, size=n_items), -np.inf)
 
 
 def _embeddings(seed: int, shelf_of: np.ndarray, layout: Layout) -> np.ndarray:
-    """What a text would say: category, shelf, whereabouts on the shelf, and something of its own."""
+    """Returns embeddings (n_items, WIDTH): category + shelf + position on the shelf + the item's own part."""
     rng = np.random.default_rng([seed, 2])
     categories, shelves, along = (rng.normal(size=(n, WIDTH)) for n in (layout.categories, layout.shelves, 2))
     place = np.arange(len(shelf_of)) - np.searchsorted(shelf_of, shelf_of)
-    arc = place / (1 + place[np.searchsorted(shelf_of, shelf_of, side="right") - 1]) * np.pi  # the shelf is half a turn
+    arc = place / (1 + place[np.searchsorted(shelf_of, shelf_of, side="right") - 1]) * np.pi  # a shelf is half a turn
     vectors = categories[shelf_of // layout.shelves] + shelves[shelf_of % layout.shelves]
     vectors += np.stack([np.cos(arc), np.sin(arc)], -1) @ along
     return (vectors + OWN * rng.normal(size=vectors.shape)).astype(np.float32)
 
 
 def _walk(rng: np.random.Generator, shelves: list[np.ndarray], length: int, follow: float) -> list[int]:
-    """A history of distinct items: stay on the shelf and go on to the next item, or change the shelf."""
+    """Samples a history of distinct items: a step stays on the shelf or changes it, then takes the next item or any."""
     history: list[int] = []
     shelf, place = shelves[0], 0
-    for _ in range(4 * length):  # a bound, for users who have seen all of their shelves
+    for _ in range(4 * length):  # bounded, for users who have seen everything on their shelves
         if len(history) == length:
             break
         if rng.random() >= STAY:
@@ -126,7 +126,7 @@ def _walk(rng: np.random.Generator, shelves: list[np.ndarray], length: int, foll
 
 
 def _identifiers(rng: np.random.Generator, shelf_of: np.ndarray, layout: Layout) -> dict[int, tuple[str, ...]]:
-    # Codes are shuffled, so that a number's size means nothing, as in a learned codebook.
+    # Codes are shuffled so that their order carries no meaning, as in a learned codebook.
     codes = [rng.permutation(64) for _ in range(4)]
     identifiers = {}
     for shelf in np.unique(shelf_of):

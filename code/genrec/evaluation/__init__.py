@@ -1,1 +1,1 @@
-"""Metrics, and the baselines that a recommender is judged beside."""
+"""Ranking metrics and baseline recommenders."""

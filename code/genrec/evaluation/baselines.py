@@ -1,6 +1,6 @@
-"""Baselines: popularity, and co-occurrence with the last item.
+"""Baseline recommenders: popularity, and co-occurrence with the last item.
 
-Both count the training split alone, which is all that a target learns from, and both rank every item of the catalogue.
+Both are counted on the training split alone, as a target learns from it alone, and both rank the whole catalogue.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ def check_baselines(names: Sequence[str]) -> None:
 
 
 class Baseline(Protocol):
-    """Histories (oldest first) and k in, k items each out, best first."""
+    """A recommender that returns k items, best first, for each history, oldest first."""
 
     def recommend(self, histories: Sequence[Sequence[int]], k: int) -> list[list[int]]: ...
 
@@ -31,7 +31,7 @@ class Popularity:
     """Recommends the items with the most training interactions to every user; ties by item number."""
 
     def __init__(self, train: Interactions, items: Iterable[int]):
-        """items: the catalogue, from which it recommends."""
+        """items: the catalogue to recommend from."""
         self.count = Counter(item for history in train.values() for item in history)
         self.ranked = sorted(items, key=self._order)
 
@@ -43,11 +43,13 @@ class Popularity:
 
 
 class CoOccurrence:
-    """What came directly after the last item of the history in training sequences, most often first; then what came
-    after the item before it, and so on; then the popular items. Ties by popularity, then by item number."""
+    """Recommends the items that most often followed the last item of the history in training sequences.
+
+    Next come the followers of the item before it, and so on, then popular items. Ties by popularity, then item number.
+    """
 
     def __init__(self, train: Interactions, items: Iterable[int]):
-        """items: the catalogue, from which it recommends."""
+        """items: the catalogue to recommend from."""
         self.popularity = Popularity(train, items)
         count: dict[int, Counter[int]] = {}
         for history in train.values():

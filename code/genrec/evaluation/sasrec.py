@@ -1,8 +1,8 @@
-"""SASRec, small: the sequential recommender to compare with (Kang and McAuley, ICDM 2018).
+"""A small SASRec, the sequential recommender to compare with (Kang and McAuley, ICDM 2018).
 
-A causal transformer over item numbers that predicts the next item at every position. Trained by cross-entropy over the
-whole catalogue, not against the paper's one sampled item: that makes the stronger baseline (Klenitskiy and Vasilev,
-RecSys 2023).
+A causal transformer over item numbers that predicts the next item at every position. It is trained by cross-entropy
+over the whole catalogue rather than, as in the paper, against one sampled item, which makes it a stronger baseline
+(Klenitskiy and Vasilev, RecSys 2023).
 """
 
 import logging
@@ -20,12 +20,12 @@ from genrec.evaluation.metrics import ndcg
 
 logger = logging.getLogger(__name__)
 
-NOTHING = -1  # no item: the rest of a shorter row
+NOTHING = -1  # padding after the last item of a sequence
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Size and training. The defaults suit a catalogue of 10,000 items and take minutes on one core."""
+    """Model size and training settings. The defaults suit 10,000 items and take minutes on one core."""
 
     hidden_size: int = 64
     layers: int = 2
@@ -34,11 +34,11 @@ class Recipe:
     batch_size: int = 128  # sequences
     learning_rate: float = 5e-3
     epochs: int = 20
-    patience: int = 3  # epochs without a better NDCG@10 on the validation samples
+    patience: int = 3  # epochs without a better validation NDCG@10, after which training stops
 
 
 class CausalTransformer(nn.Module):
-    """What SASRec makes of a sequence of item vectors: positions, then layers of causal self-attention."""
+    """Position embeddings and layers of causal self-attention over a sequence of item vectors."""
 
     def __init__(self, hidden: int, inner: int, layers: int, heads: int, dropout: float, max_history: int):
         super().__init__()
@@ -48,7 +48,7 @@ class CausalTransformer(nn.Module):
         self.blocks = nn.TransformerEncoder(block, layers, nn.LayerNorm(hidden), enable_nested_tensor=False)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """vectors (B, P, H), right-padded with anything -> states (B, P, H), each of which has seen no later one."""
+        """Maps vectors (B, P, H), right-padded with any values, to states (B, P, H) that see no later position."""
         length = vectors.shape[1]
         embedded = self.dropout(vectors + self.position.weight[:length])
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=vectors.device)
@@ -56,10 +56,10 @@ class CausalTransformer(nn.Module):
 
 
 class SASRec(nn.Module):
-    """Scores every item after every position of a sequence. The embedding is also the output layer."""
+    """SASRec with tied input and output embeddings: scores every item after every position of a sequence."""
 
     def __init__(self, items: Iterable[int], max_history: int, recipe: Recipe):
-        """items: the catalogue. max_history: how many of the last items it reads."""
+        """items: the catalogue. max_history: the number of most recent items that are read."""
         super().__init__()
         self.items, self.max_history = sorted(items), max_history
         self.row = {item: row for row, item in enumerate(self.items)}
@@ -71,12 +71,12 @@ class SASRec(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """rows (B, P) long, right-padded with anything -> states (B, P, H), each of which has seen no later row."""
+        """Maps rows (B, P) long, right-padded with any rows, to states (B, P, H) that see no later position."""
         return self.transformer(self.item(rows))
 
     @torch.inference_mode()
     def recommend(self, histories: Sequence[Sequence[int]], k: int) -> list[list[int]]:
-        """k items a history, best first."""
+        """Returns k items for each history, best first."""
         self.eval()
         ranked = []
         for start in range(0, len(histories), 512):
@@ -87,7 +87,7 @@ class SASRec(nn.Module):
         return [[self.items[row] for row in best] for best in ranked]
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Items as rows of the embedding (B, P), NOTHING after the end."""
+        """Converts items to rows of the embedding (B, P), padded with NOTHING."""
         rows = [torch.tensor([self.row[item] for item in sequence]) for sequence in sequences]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NOTHING)
         return padded.to(self.item.weight.device)
@@ -97,7 +97,7 @@ def train_sasrec(
     train: Interactions, valid: Sequence[Sample], items: Iterable[int], *, max_history: int, recipe: Recipe = Recipe(),
     seed: int = 0, device: torch.device | str = "cpu",
 ) -> SASRec:  # fmt: skip
-    """Train on every transition of `train`; ends with the weights of the best epoch by NDCG@10 on `valid`."""
+    """Trains on every transition of `train` and returns the model of the epoch with the best NDCG@10 on `valid`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = SASRec(items, max_history, recipe).to(device)
@@ -119,8 +119,7 @@ def train_sasrec(
 
 
 def windows(train: Interactions, length: int) -> list[list[int]]:
-    """Sequences of at most `length` items that hold every transition once: a window begins with its forerunner's last
-    item."""
+    """Cuts histories into windows of at most `length` items, overlapping by one so that each transition occurs once."""
     step = length - 1
     return [history[start : start + length] for history in train.values() for start in range(0, len(history) - 1, step)]
 
@@ -128,7 +127,7 @@ def windows(train: Interactions, length: int) -> list[list[int]]:
 def _train_epoch(
     model: SASRec, optimizer: torch.optim.Optimizer, sequences: Sequence[list[int]], recipe: Recipe
 ) -> float:
-    """Mean loss of one pass over the sequences, in random order."""
+    """Trains on the sequences once, in random order, and returns the mean loss."""
     model.train()
     losses = []
     for batch in torch.randperm(len(sequences)).split(recipe.batch_size):

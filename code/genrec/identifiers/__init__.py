@@ -1,1 +1,1 @@
-"""From item texts or vectors to semantic identifiers."""
+"""Semantic identifiers from item texts or vectors."""

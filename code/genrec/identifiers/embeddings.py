@@ -1,4 +1,4 @@
-"""Item texts -> vectors, by any Hugging Face encoder; or a file of one's own vectors."""
+"""Encoding of item texts as vectors, with any Hugging Face encoder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from genrec.runtime.pretrained import load_pretrained
 from genrec.runtime.progress import progress_bar
 from genrec.runtime.text import read_json
 
-PART = 4096  # texts that are encoded between two files
+PART = 4096  # texts per part file
 POOLINGS = ("mean", "cls")
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
 ELSE = "encode with sentence-transformers yourself and pass --embeddings"
@@ -35,13 +35,13 @@ ELSE = "encode with sentence-transformers yourself and pass --embeddings"
 
 @dataclass(frozen=True)
 class Encoder:
-    """Last hidden states of a text, pooled into one vector, and what a sentence-transformer does with that."""
+    """A text encoder: a transformer, pooling of its last hidden states, and the head of a sentence-transformer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    pooling: str  # mean of the text's tokens, or cls, the first
-    head: nn.Sequential  # (n, d) -> (n, d'): dense layers, normalisation; mostly nothing
-    max_tokens: int  # what a text has beyond is cut off
+    pooling: str  # mean of the text's tokens, or cls, the first token
+    head: nn.Sequential  # (n, d) -> (n, d'): dense layers and normalisation; usually empty
+    max_tokens: int  # longer texts are truncated
 
     @classmethod
     def load(
@@ -52,10 +52,10 @@ class Encoder:
         dtype: torch.dtype | str = "float32",
         device: torch.device | str = "cpu",
     ) -> "Encoder":
-        """The encoder at `path`: encoder-only, the encoder of an encoder-decoder, or decoder-only.
+        """Loads the encoder at `path`: encoder-only, the encoder of an encoder-decoder, or decoder-only.
 
-        In a folder of sentence-transformers what follows the model is that of `modules.json`, else the mean.
-        Raises UserError if there is no model, its weights are not whole, or a module is not supported.
+        Pooling and head follow the `modules.json` of sentence-transformers; without one, the mean is taken.
+        Raises UserError if there is no model, its weights are incomplete, or a module is not supported.
         """
         inner, pooling, head = _modules(Path(path))
         try:
@@ -76,7 +76,7 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, texts: list[str], batch_size: int, bar: tqdm) -> np.ndarray:
-        """(n, d) float32; texts of similar length are read together, which changes nothing but the time."""
+        """Encodes texts as (n, d') float32; texts of similar length share a batch, which affects only the time."""
         order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
         found = [None] * len(texts)
         for start in range(0, len(texts), batch_size):
@@ -93,26 +93,26 @@ class Encoder:
         return np.stack(found)
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """states (B, P, d), mask (B, P) -> (B, d')."""
+        """Pools states (B, P, d) with mask (B, P) and applies the head, giving (B, d')."""
         weights = mask.float()[..., None]
         mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
         return self.head(mean if self.pooling == "mean" else states[:, 0])
 
 
 class Normalize(nn.Module):
-    """(n, d) -> (n, d) of length 1."""
+    """Scales vectors (n, d) to length 1."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         return normalize(vectors, dim=-1)
 
 
 def _unused(config: PreTrainedConfig) -> tuple[str, ...]:
-    """What the weights begin with that do not bear on the last hidden states of an encoder."""
+    """Returns the prefixes of weights that do not affect the last hidden states of an encoder."""
     return ("pooler.", "decoder.") if config.is_encoder_decoder else ("pooler.",)
 
 
 def _modules(path: Path) -> tuple[str, str, list[nn.Module]]:
-    """The folder of the transformer, its pooling, and what follows."""
+    """Returns the folder of the transformer, its pooling, and the modules that follow."""
     listed, inner, pooling, head = path / "modules.json", str(path), "mean", []
     if not listed.is_file():
         return inner, pooling, head
@@ -133,7 +133,7 @@ def _modules(path: Path) -> tuple[str, str, list[nn.Module]]:
 
 
 def _dense(folder: Path) -> nn.Sequential:
-    """A linear layer and its activation."""
+    """Loads a linear layer and its activation."""
     settings = read_json(folder / "config.json")
     activation = settings.get("activation_function", "Tanh").rpartition(".")[2]
     if activation not in ACTIVATIONS:
@@ -162,9 +162,9 @@ def _pooling(path: Path) -> str:
 
 
 def write_embeddings(folder: Path, load: Callable[[], Encoder], texts: list[str], batch_size: int, about: dict) -> Path:
-    """Encode the texts into `folder`/embeddings.npy (n, d) float32, once: what is there of the same `about` is kept.
+    """Encodes the texts to `folder`/embeddings.npy (n, d') float32, unless it exists with the same `about`.
 
-    Until it is whole, parts stand beside it. about: all that the vectors follow from; the manifest holds it.
+    An interrupted run resumes from part files. about: everything that determines the vectors; stored in the manifest.
     """
     path, manifest = folder / "embeddings.npy", folder / "embeddings.json"
     if manifest.is_file() and path.is_file() and read_json(manifest)["about"] == about:

@@ -1,4 +1,4 @@
-"""Codes as identifiers, and what a person wants to know of them."""
+"""Identifier indices: conversion from and to codes, extension by new items, and reports."""
 
 import re
 from dataclasses import asdict, dataclass
@@ -15,19 +15,19 @@ from genrec.identifiers.sources import VectorSource
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import write_json
 
-PROBES = 256  # old items that are quantised again before an index is extended
+PROBES = 256  # old items quantised again, to check the vectors before an index is extended
 
 
 def identifiers_of(codes: Tensor, first: int = 0) -> dict[int, Identifier]:
-    """codes (n, L) of items `first`, `first` + 1, … -> `<a_47>`, `<b_103>` … as in the released indices."""
+    """Converts codes (n, L) of items `first`, `first` + 1, … to `<a_47>`, `<b_103>` … as in the released indices."""
     rows = enumerate(codes.tolist(), first)
     return {item: tuple(f"<{chr(97 + level)}_{code}>" for level, code in enumerate(row)) for item, row in rows}
 
 
 def codes_of(path: Path, catalogue: Catalogue, settings: RQVAESettings) -> Tensor:
-    """The codes (n, L), with an identification digit (n, L + 1), of a catalogue of the items 0 … n - 1: the inverse.
+    """Converts a catalogue of items 0 … n - 1 to codes (n, L), with an identification digit (n, L + 1).
 
-    Raises UserError if it is not what codebooks of these settings give.
+    The inverse of `identifiers_of`. Raises UserError if codebooks of these settings cannot give the catalogue.
     """
     digit = settings.distinct == "digit"
     sizes = (*settings.codebooks, *[len(catalogue.identifiers)] * digit)
@@ -48,10 +48,9 @@ def codes_of(path: Path, catalogue: Catalogue, settings: RQVAESettings) -> Tenso
 
 
 def resolve_in_turn(model: RQVAE, embeddings: Tensor, nearest: Tensor, rows: Tensor | None) -> Tensor:
-    """The nearest codes (n, L) of embeddings (n, d), made distinct as `RQVAE.resolve` does.
+    """Makes the nearest codes (n, L) of embeddings (n, d) distinct, as `RQVAE.resolve` does.
 
-    rows (m,) long: items whose codes come first, as if there were no others, which then get theirs as new items do.
-    None: all at once.
+    rows (m,) long: items to resolve first, on their own; the others are then resolved as new items. None: all at once.
     """
     if rows is None:
         return model.resolve(embeddings, nearest)
@@ -65,22 +64,22 @@ def resolve_in_turn(model: RQVAE, embeddings: Tensor, nearest: Tensor, rows: Ten
 
 @dataclass(frozen=True)
 class Report:
-    """What became of items. Errors are shares of the embeddings' variance, rates shares of the items."""
+    """Statistics of quantised items. Errors are shares of the embeddings' variance, rates shares of the items."""
 
     items: int
     error: float  # of the nearest codes
     error_resolved: float  # of the codes in the index
     collision_rate: float  # (items - distinct identifiers) / items, of the nearest codes
     collision_rate_resolved: float
-    moved: int  # items that got another code on the last level
+    moved: int  # items whose last code was changed
     sharing: int  # items that still share an identifier
-    digits: int | None  # items of the same codes that the identification digit tells apart, at most; None: no digit
-    used: list[str]  # codes that occur of those there are, by level
-    perplexity: list[float]  # by level: as many codes, if all occurred equally often
+    digits: int | None  # most items with the same codes, separated by the identification digit; None: no digit
+    used: list[str]  # used and available codes, by level
+    perplexity: list[float]  # of the codes, by level; the number of codes if all are equally frequent
 
     @classmethod
     def of(cls, model: RQVAE, embeddings: Tensor, nearest: Tensor, codes: Tensor) -> "Report":
-        """embeddings (n, d); nearest (n, L), codes (n, L or L + 1): before and after resolution."""
+        """Computes the report. embeddings (n, d); nearest (n, L), codes (n, L or L + 1): before, after resolution."""
         sizes = model.settings.codebooks
         counts = [torch.bincount(codes[:, level], minlength=size) for level, size in enumerate(sizes)]
         return cls(
@@ -106,7 +105,7 @@ class Report:
 
 
 def write_reports(output: Path, report: Report, catalogue: Catalogue, source: VectorSource, fitted: Fit) -> list[str]:
-    """Write report.json, sharing.json and without_text.json to `output`. Returns what to show of them."""
+    """Writes report.json, sharing.json and without_text.json to `output`, and returns the lines to show."""
     looks = {"chosen": asdict(fitted.best), "looks": [asdict(look) for look in fitted.looks]}
     write_json(output / "report.json", asdict(report) | looks)
     write_json(output / "without_text.json", [{"item": i, "raw_id": source.names[i]} for i in source.without])
@@ -114,7 +113,7 @@ def write_reports(output: Path, report: Report, catalogue: Catalogue, source: Ve
 
 
 def _write_sharing(path: Path, catalogue: Catalogue, names: list[str]) -> list[str]:
-    """Write every identifier that several items share, with their numbers and raw ids; the first ten as lines."""
+    """Writes the identifiers that items share, with item numbers and raw ids; returns the first ten as lines."""
     listed = [
         {"identifier": list(tokens), "items": items, "raw_id": [names[item] for item in items]}
         for tokens, items in catalogue.items_of.items()
@@ -126,10 +125,10 @@ def _write_sharing(path: Path, catalogue: Catalogue, names: list[str]) -> list[s
 
 
 def extend_index(index: Path, model: RQVAE, source: VectorSource) -> list[str]:
-    """Give identifiers to the items of the source that the index lacks, and leave the others as they are.
+    """Gives identifiers to the items of the source that the index lacks, and leaves the others unchanged.
 
-    Writes the index, and what became of the new items to its folder. Returns what to show.
-    Raises UserError if the vectors are not of the kind that the model was fitted to.
+    Writes the index and, to its folder, a report on the new items. Returns the lines to show.
+    Raises UserError if the vectors are not like those that the model was fitted to.
     """
     catalogue = Catalogue.load(index)
     old = codes_of(index, catalogue, model.settings)
@@ -161,7 +160,7 @@ def extend_index(index: Path, model: RQVAE, source: VectorSource) -> list[str]:
 
 
 def _check_vectors(index: Path, model: RQVAE, vectors: Tensor, old: Tensor) -> None:
-    """Old items (n, d) must get the first codes (n, L) that they have, or the vectors are of another encoder."""
+    """Raises UserError if most old items (n, d) get other first codes than in `old` (n, L), as with another encoder."""
     if vectors.shape[1] != model.width:
         raise UserError(f"{index}: was made of vectors of {model.width} numbers, these have {vectors.shape[1]}; use "
                         "the same encoder")  # fmt: skip

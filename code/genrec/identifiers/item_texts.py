@@ -1,4 +1,4 @@
-"""What is known of the items, as text: Amazon's metadata of 2014, 2018 and 2023, or any JSON lines, CSV or Parquet."""
+"""Item texts from Amazon's metadata of 2014, 2018 and 2023, or from any JSON lines, CSV or Parquet file."""
 
 import ast
 import csv
@@ -20,36 +20,36 @@ from genrec.runtime.files import sha256
 from genrec.runtime.progress import progress_bar
 from genrec.runtime.text import read_lines
 
-ITEMS = "items.parquet"  # of either process_data: raw_id (string), item (int)
+ITEMS = "items.parquet"  # written by both process_data programs: raw_id (string), item (int)
 NUMBER = "item"  # the column of item numbers
-IDS = ("parent_asin", "asin", "raw_id", "item_id", NUMBER)  # columns that may name the item; the first there is taken
-FIELDS = {  # what a text says, in its order, and the columns that say it
+IDS = ("parent_asin", "asin", "raw_id", "item_id", NUMBER)  # item id columns; the first present is used
+FIELDS = {  # the parts of a text, in order, and the columns they come from
     "title": ("title",),
     "brand": ("brand", "store"),
     "categories": ("categories", "category"),
     "description": ("description", "features", "feature"),
 }
-TEXT = "text"  # a column that says it all, in place of FIELDS; it is taken as it is
-_BROKEN = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)  # of json and ast
+TEXT = "text"  # a column with the complete text, used unchanged in place of FIELDS
+_BROKEN = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)  # raised by json and ast
 
 
 @dataclass
 class ItemTexts:
-    """Texts by item number, and what was wrong with where they come from."""
+    """Texts by item number, and the problems of the file they were read from."""
 
-    texts: list[str]  # (n_items,); of an item without a text its raw id
+    texts: list[str]  # (n_items,); the raw id for an item without a text
     without: list[int] = field(default_factory=list)  # items without any text
-    absent: Counter = field(default_factory=Counter)  # field -> items that lack it
-    broken: list[str] = field(default_factory=list)  # one line each: where, and why
-    twice: int = 0  # rows of an item that has a text already; the first counts
-    others: int = 0  # rows of items that the data set does not have
+    absent: Counter = field(default_factory=Counter)  # field -> number of items that lack it
+    broken: list[str] = field(default_factory=list)  # one line per broken row: where, and why
+    twice: int = 0  # rows of an item that already has a text; the first is used
+    others: int = 0  # rows of items that are not in the data set
 
     @property
     def fingerprint(self) -> str:
         return sha256("\0".join(self.texts).encode())[:16]
 
     def problems(self) -> list[str]:
-        """One line for each kind of problem; what was not told (a brand, say) is one only where all is missing."""
+        """Returns one line for each kind of problem; a missing field is one only for items that lack all fields."""
         found = []
         if self.broken:
             found.append(f"{len(self.broken)} broken rows were left out, the first: {self.broken[0]}")
@@ -61,9 +61,9 @@ class ItemTexts:
 
 
 def item_names(folder: Path) -> list[str]:
-    """The raw id of every item, by number: from `items.parquet`, or, without one, the numbers of the splits' items.
+    """Returns the raw id of every item by number, from `items.parquet` or else the numbers in the splits.
 
-    Raises UserError if the table lacks a column, or its numbers are not 0, 1, 2 … each once.
+    Raises UserError if the table lacks a column, or its numbers are not 0, 1, 2 … with a distinct raw id each.
     """
     path = folder / ITEMS
     if not path.is_file():
@@ -80,9 +80,9 @@ def item_names(folder: Path) -> list[str]:
 
 
 def read_texts(path: Path, names: list[str], id_column: str | None = None) -> ItemTexts:
-    """The text of every item. names: as `item_names`. id_column: where the file names its items; None for one of IDS.
+    """Reads the text of every item. names: from `item_names`. id_column: the column of item ids; None: one of IDS.
 
-    A column `item` holds item numbers, any other raw ids. Raises UserError if no row names an item of the data set.
+    A column `item` holds item numbers, any other raw ids. Raises UserError if no row has the text of a known item.
     """
     result, fields_of = ItemTexts(list(names)), {}
     number_of: dict[str, int] = {}
@@ -100,7 +100,7 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
             result.others += 1
         elif item in fields_of:
             result.twice += 1
-        elif any((said := _said(row)).values()):
+        elif any((said := _texts_by_field(row)).values()):
             fields_of[item] = said
     if not fields_of:
         first = "".join(f"; {len(result.broken)} broken rows, the first: {b}" for b in result.broken[:1])
@@ -118,31 +118,31 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
     return result
 
 
-def _said(row: dict) -> dict[str, str]:
-    """What a row says, by field."""
+def _texts_by_field(row: dict) -> dict[str, str]:
+    """Returns the texts of a row by field."""
     if isinstance(row.get(TEXT), str):
         return {TEXT: row[TEXT].strip()}
-    return {name: _say(row, columns) for name, columns in FIELDS.items()}
+    return {name: _joined(row, columns) for name, columns in FIELDS.items()}
 
 
-def _say(row: dict, columns: Iterable[str]) -> str:
-    """What the columns say, without HTML, each thing once."""
-    parts = dict.fromkeys(part for column in columns for part in _flat(row.get(column)))
+def _joined(row: dict, columns: Iterable[str]) -> str:
+    """Joins the texts of the columns, without HTML and duplicates."""
+    parts = dict.fromkeys(part for column in columns for part in _flatten(row.get(column)))
     clean = (" ".join(html.unescape(re.sub(r"<[^<>]+>", " ", part)).split()) for part in parts)
     return ", ".join(dict.fromkeys(part for part in clean if part))
 
 
-def _flat(value: object) -> Iterator[str]:
-    """The texts in lists of lists of texts."""
+def _flatten(value: object) -> Iterator[str]:
+    """Iterates over the texts in nested lists."""
     if isinstance(value, list | tuple):
         for part in value:
-            yield from _flat(part)
+            yield from _flatten(part)
     elif isinstance(value, str):
         yield value
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
-    """(where, row), or (where, what is wrong with it), without reading all of a file at once."""
+    """Iterates over (where, row), or (where, problem) for a broken row, without reading the whole file at once."""
     if not path.is_file():
         raise UserError(f"--items {path}: no such file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
@@ -172,13 +172,13 @@ def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | st
 
 
 def _parse(line: str) -> dict | str:
-    """A JSON object, or, as in the metadata of 2014, a Python dict of constants, which is parsed and never executed."""
+    """Parses a JSON object or, as in the metadata of 2014, a Python dict of constants; nothing is executed."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # escapes such as \/ in what is not meant as Python
+                warnings.simplefilter("ignore")  # invalid escapes such as \/ in text that is not Python
                 row = ast.literal_eval(line.strip())
         except _BROKEN:
             return f"neither JSON nor a dict of constants: {line.strip()[:60]!r}"

@@ -1,7 +1,7 @@
-"""RQ-VAE: item embeddings -> codes, level by level on what the levels before left over.
+"""RQ-VAE: quantises item embeddings to codes, level by level on the residual of the levels before.
 
-Lee et al., CVPR 2022 (residual quantisation); Rajput et al., NeurIPS 2023 (TIGER: as identifiers of items); Zheng et
-al., ICDE 2024 (LC-Rec: the sizes, uniform assignment on the last level). Without an encoder it is residual k-means.
+Lee et al., CVPR 2022 (residual quantisation); Rajput et al., NeurIPS 2023 (TIGER: as item identifiers); Zheng et
+al., ICDE 2024 (LC-Rec: the sizes, uniform assignment on the last level). Without the networks it is residual k-means.
 """
 
 import json
@@ -26,15 +26,15 @@ from genrec.runtime.pretrained import check_finite
 @dataclass(frozen=True)
 class Quantised:
     codes: Tensor  # (n, L) long
-    vectors: Tensor  # (n, latent): the sum of the codes' vectors; its gradient is that of the latents
+    vectors: Tensor  # (n, latent): sum of the codes' vectors, with a straight-through gradient to the latents
     loss: Tensor  # (): codebook loss + beta x commitment loss, mean over levels
 
 
 class RQVAE(nn.Module):
-    """A residual-quantised autoencoder. Embeddings (n, d) are centred and scaled to a mean square of 1 first."""
+    """A residual-quantised autoencoder. Embeddings (n, d) are first centred and scaled to a mean square of 1."""
 
     def __init__(self, settings: RQVAESettings, width: int):
-        """width: d, the numbers of an embedding."""
+        """width: d, the size of an embedding."""
         super().__init__()
         self.settings, self.width = settings, width
         self.register_buffer("centre", torch.zeros(width))
@@ -51,26 +51,26 @@ class RQVAE(nn.Module):
         return self.scale.device
 
     def normalise(self, embeddings: Tensor) -> Tensor:
-        """(n, d) of any float type, anywhere -> (n, d) float32 on the model's device."""
+        """Normalises embeddings (n, d) of any float dtype and device to float32 on the model's device."""
         return (embeddings.to(self.device, torch.float32) - self.centre) / self.scale
 
     def quantise(self, latents: Tensor, epsilon: float = 0.0) -> Quantised:
-        """latents (n, latent). epsilon: of Sinkhorn over these n on the last level; 0: the nearest code there too."""
-        left, codes, losses = latents, [], []
+        """Quantises latents (n, latent). epsilon: of Sinkhorn over these n on the last level; 0: nearest codes."""
+        residual, codes, losses, beta = latents, [], [], self.settings.beta
         for level, codebook in enumerate(self.codebooks):
             if epsilon and level == len(self.codebooks) - 1:
-                code = sinkhorn(distances(left.detach(), codebook.detach()), epsilon).argmax(-1)
+                code = sinkhorn(distances(residual.detach(), codebook.detach()), epsilon).argmax(-1)
             else:
-                code = nearest(left.detach(), codebook.detach())
+                code = nearest(residual.detach(), codebook.detach())
             vector = embedding(code, codebook)
-            losses.append(mse_loss(vector, left.detach()) + self.settings.beta * mse_loss(left, vector.detach()))
-            left = left - vector.detach()
+            losses.append(mse_loss(vector, residual.detach()) + beta * mse_loss(residual, vector.detach()))
+            residual = residual - vector.detach()
             codes.append(code)
-        # left is latents minus all vectors, so the value is their sum; the gradient passes straight through
-        return Quantised(torch.stack(codes, -1), latents - left.detach(), torch.stack(losses).mean())
+        # The residual is latents minus all vectors, so the value is their sum; the gradient passes straight through.
+        return Quantised(torch.stack(codes, -1), latents - residual.detach(), torch.stack(losses).mean())
 
     def forward(self, embeddings: Tensor, quantised: bool = True) -> Tensor:
-        """The loss of a batch (n, d): reconstruction + quantisation, or reconstruction of a plain autoencoder."""
+        """Returns the loss of a batch (n, d): reconstruction + quantisation, or that of a plain autoencoder."""
         wanted = self.normalise(embeddings)
         if not quantised:
             return mse_loss(self.decoder(self.encoder(wanted)), wanted)
@@ -80,34 +80,34 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def codes(self, embeddings: Tensor) -> Tensor:
-        """The nearest codes of embeddings (n, d), level by level: (n, L) long, on the CPU. Items may share them."""
+        """Returns the nearest codes of embeddings (n, d), level by level: (n, L) long, on the CPU, maybe shared."""
         return torch.cat([self.quantise(self.encoder(x)).codes.cpu() for x in self._batches(embeddings)])
 
     @torch.no_grad()
     def resolve(self, embeddings: Tensor, codes: Tensor, old_codes: Tensor | None = None) -> Tensor:
-        """codes (n, L) of embeddings (n, d), made distinct: (n, L) as `quantise.resolve` says, or, where the settings
-        say so, (n, L + 1) with the identification digit.
+        """Makes codes (n, L) of embeddings (n, d) distinct.
 
-        old_codes (m, L or L + 1): those of other items, which are not to be had; then free codes are given nearest
-        first, and digits are counted on.
+        Returns (n, L) as `quantise.resolve` or, if the settings say so, (n, L + 1) with the identification digit.
+        old_codes (m, L or L + 1): codes of other items, which stay taken; free codes are then given nearest first, and
+        digits continue their numbering.
         """
         old = 0 if old_codes is None else len(old_codes)
-        everyone = codes if old_codes is None else torch.cat([old_codes[:, : codes.shape[1]], codes])
+        all_codes = codes if old_codes is None else torch.cat([old_codes[:, : codes.shape[1]], codes])
         if self.settings.distinct == "digit":
-            return torch.cat([codes, identification_digits(everyone)[old:, None]], -1)
+            return torch.cat([codes, identification_digits(all_codes)[old:, None]], -1)
         return resolve(
-            everyone, lambda rows: self._last_cost(embeddings, codes, rows - old), self.settings.codebooks[-1],
-            epsilon=0.0 if old else self.settings.epsilon, old=torch.arange(len(everyone)) < old,
+            all_codes, lambda rows: self._last_cost(embeddings, codes, rows - old), self.settings.codebooks[-1],
+            epsilon=0.0 if old else self.settings.epsilon, old=torch.arange(len(all_codes)) < old,
         )[old:]  # fmt: skip
 
     def _last_cost(self, embeddings: Tensor, codes: Tensor, rows: Tensor) -> Tensor:
-        """rows (…) -> (…, K): distances of what all levels but the last leave over to the codes of the last."""
+        """Returns the distances (…, K) of the residuals of rows (…) before the last level to that level's codes."""
         flat = rows.flatten()
-        left = self.encoder(self.normalise(embeddings[flat])) - self.sum_of_vectors(codes[flat, :-1])
-        return distances(left, self.codebooks[-1]).cpu().view(*rows.shape, -1)
+        residual = self.encoder(self.normalise(embeddings[flat])) - self.sum_of_vectors(codes[flat, :-1])
+        return distances(residual, self.codebooks[-1]).cpu().view(*rows.shape, -1)
 
     def sum_of_vectors(self, codes: Tensor) -> Tensor:
-        """codes (n, l <= L) of the first l levels -> (n, latent). An identification digit after all L adds nothing."""
+        """Sums the vectors of codes (n, l <= L) of the first l levels: (n, latent). Ignores an identification digit."""
         vectors = self.codebooks[0].new_zeros(len(codes), self.codebooks[0].shape[1])
         for code, codebook in zip(codes.to(self.device).T, self.codebooks, strict=False):
             vectors += codebook[code]
@@ -115,7 +115,7 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def error(self, embeddings: Tensor, codes: Tensor) -> float:
-        """Mean squared error of what is decoded from codes (n, L), as a share of the embeddings' variance."""
+        """Returns the mean squared error of decoded codes (n, L), as a share of the embeddings' variance."""
         done, total = 0, 0.0
         for x in self._batches(embeddings):
             total += (self.decoder(self.sum_of_vectors(codes[done : done + len(x)])) - x).square().mean(-1).sum().item()
@@ -127,7 +127,7 @@ class RQVAE(nn.Module):
 
 
 def _mlp(sizes: list[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+    """Builds linear layers with ReLU between them."""
     layers = []
     for size, following in pairwise(sizes):
         linear = nn.Linear(size, following)
@@ -138,14 +138,14 @@ def _mlp(sizes: list[int]) -> nn.Sequential:
 
 
 def save_rqvae(model: RQVAE, path: Path) -> None:
-    """One safetensors file, settings included."""
+    """Saves a model with its settings as one safetensors file."""
     about = {"settings": asdict(model.settings), "width": model.width}
     with atomic_path(path) as partial:
         save_file(model.state_dict(), partial, {"about": json.dumps(about)})
 
 
 def load_rqvae(path: Path, device: torch.device | str = "cpu") -> RQVAE:
-    """What `save_rqvae` wrote. Raises UserError if it is missing or damaged."""
+    """Loads a model that `save_rqvae` wrote. Raises UserError if the file is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; it is written by: bash script/build_index.sh")
     tensors, about = read_tensors(path, device)
@@ -156,7 +156,7 @@ def load_rqvae(path: Path, device: torch.device | str = "cpu") -> RQVAE:
 
 
 def read_tensors(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and facts of a safetensors file."""
+    """Reads the tensors and metadata of a safetensors file. Raises UserError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])

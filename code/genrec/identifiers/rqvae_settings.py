@@ -1,4 +1,4 @@
-"""The settings of an RQ-VAE, and their checks."""
+"""The settings of an RQ-VAE and their checks."""
 
 from dataclasses import dataclass
 
@@ -11,31 +11,31 @@ OPTIMIZERS = ("adamw", "adagrad")
 
 @dataclass(frozen=True)
 class RQVAESettings:
-    """What follows from it: a model, the same for the same embeddings on the same machine. Defaults: LC-Rec."""
+    """Settings that, with the embeddings and the machine, determine an RQ-VAE. Defaults: LC-Rec."""
 
-    method: str = "rq-vae"  # or rq-kmeans: no network, codebooks in the space of the embeddings
-    codebooks: tuple[int, ...] = (256, 256, 256, 256)  # codes, by level
-    hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)  # of the encoder; the decoder mirrors it
+    method: str = "rq-vae"  # or rq-kmeans: no networks, codebooks in the space of the embeddings
+    codebooks: tuple[int, ...] = (256, 256, 256, 256)  # number of codes, by level
+    hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)  # layer widths of the encoder; the decoder mirrors them
     latent: int = 32
     beta: float = 0.25  # weight of the commitment loss
-    distinct: str = "sinkhorn"  # items of equal codes get other last ones; or digit: a level more tells them apart
-    epsilon: float = 0.003  # of Sinkhorn on the last level; 0: nearest code. Nothing of it with a digit
-    warmup_epochs: int = 2  # of the autoencoder alone, before codebooks are taken from its latents; LC-Rec: 0
+    distinct: str = "sinkhorn"  # items with equal codes get other last codes; or digit: an extra level separates them
+    epsilon: float = 0.003  # of Sinkhorn on the last level; 0: nearest code; ignored when distinct="digit"
+    warmup_epochs: int = 2  # of the plain autoencoder, before the codebooks are initialised; LC-Rec: 0
     epochs: int = 30
     batch_size: int = 256
-    optimizer: str = "adamw"  # or adagrad: SpecGR
+    optimizer: str = "adamw"  # or adagrad, as in SpecGR
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    eval_epochs: int = 5  # epochs between two looks at the collision rate, each of them a checkpoint
+    eval_epochs: int = 5  # epochs between evaluations of the collision rate, each with a checkpoint
     seed: int = 0
 
     @classmethod
     def from_dict(cls, values: dict) -> "RQVAESettings":
-        """What json made of `asdict(settings)`."""
+        """Restores settings from the JSON of `asdict(settings)`."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def check(self) -> None:
-        """Raises UserError that names the flag."""
+        """Raises UserError that names the flag if a choice or the number of levels is invalid."""
         for flag, choices in (("method", METHODS), ("distinct", DISTINCT), ("optimizer", OPTIMIZERS)):
             if getattr(self, flag) not in choices:
                 raise UserError(f"--{flag} {getattr(self, flag)}: choose from {', '.join(choices)}")

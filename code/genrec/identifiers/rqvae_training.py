@@ -1,4 +1,4 @@
-"""Training of an RQ-VAE: codebooks by k-means, then epochs that resume after a kill."""
+"""Training of an RQ-VAE: k-means initialisation of the codebooks, then epochs that can be resumed."""
 
 import json
 import logging
@@ -20,12 +20,12 @@ from genrec.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 2**16  # items that the scale and the first codebooks are estimated from
+SAMPLE = 2**16  # items from which the scale and the initial codebooks are estimated
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of a model after a number of epochs; rq-kmeans has one entry, after none."""
+    """Metrics of a model after an epoch; rq-kmeans has one entry, for epoch 0."""
 
     epoch: int  # warm-up included
     loss: float | None  # mean over the epoch's items
@@ -36,9 +36,9 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class Fit:
-    model: RQVAE  # in evaluation mode
+    model: RQVAE  # in eval mode
     looks: list[EpochMetrics]
-    best: EpochMetrics  # that of the model
+    best: EpochMetrics  # metrics of `model`
 
 
 def fit_rqvae(
@@ -47,10 +47,10 @@ def fit_rqvae(
 ) -> Fit:  # fmt: skip
     """Fit a model to embeddings (n, d), or to some of their rows (m,) long; the same seed gives the same model.
 
-    RQ-VAE is trained by gradient descent and ends with the weights of least collision rate after resolution (0 where a
-    digit tells items apart), and of equal ones those of least error, among those looked at every `eval_epochs`. work: a
-    folder for this fit alone, where it goes on after it was killed, to the same end.
-    Raises UserError for settings out of range, or a `work` begun with others.
+    RQ-VAE is trained by gradient descent and evaluated every `eval_epochs`. The weights with the lowest collision rate
+    after resolution (always 0 with an identification digit) are returned, those with the lowest error if several are
+    equal. work: a folder for this fit alone, from which a killed run resumes with the same result.
+    Raises UserError for settings out of range, or a `work` begun with other settings.
     """
     settings.check()
     embeddings = embeddings if rows is None else embeddings[rows]
@@ -90,12 +90,12 @@ def _merit(look: EpochMetrics) -> tuple[float, float, int]:
 
 
 def _order(n: int, seed: int, epoch: int) -> Tensor:
-    """Follows from the epoch alone, so that a resumed training sees what an uninterrupted one does."""
+    """Returns the order of items in an epoch; a resumed run uses the same, as it depends on seed and epoch alone."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch + 1))
 
 
 def scale(model: RQVAE, sample: Tensor) -> None:
-    """Take centre and scale from a sample (n, d) of embeddings."""
+    """Sets centre and scale from a sample (n, d) of embeddings."""
     sample = sample.to(model.device, torch.float32)
     model.centre.copy_(sample.mean(0))
     model.scale.copy_((sample - model.centre).square().mean().sqrt().clamp(min=1e-12))
@@ -103,19 +103,19 @@ def scale(model: RQVAE, sample: Tensor) -> None:
 
 @torch.no_grad()
 def initialise(model: RQVAE, sample: Tensor, advance: Callable[[], object] = lambda: None) -> None:
-    """Codebooks by k-means, level by level, on what the encoder makes of a sample (n, d) of embeddings."""
-    left = model.encoder(model.normalise(sample))
+    """Initialises the codebooks by k-means, level by level, on the latents of a sample (n, d) of embeddings."""
+    residual = model.encoder(model.normalise(sample))
     for level, codebook in enumerate(model.codebooks):
-        codebook.copy_(kmeans(left, len(codebook), seed=model.settings.seed + level))
-        left = left - codebook[nearest(left, codebook)]
+        codebook.copy_(kmeans(residual, len(codebook), seed=model.settings.seed + level))
+        residual = residual - codebook[nearest(residual, codebook)]
         advance()
 
 
 class Training:
-    """A model, its optimiser, and what was seen so far."""
+    """The state of a training run: model, optimizer, and metrics so far."""
 
     def __init__(self, model: RQVAE, path: Path | None):
-        """path: of the checkpoint; None for none."""
+        """path: of the checkpoint; None: no checkpoint."""
         self.model, self.path, self.epoch = model, path, 0
         self.looks: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}
@@ -124,7 +124,7 @@ class Training:
         self.optimizer = optimizer(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def run_epoch(self, embeddings: Tensor, order: Tensor, quantised: bool, bar: tqdm) -> float:
-        """The mean loss over the rows of `order` (m,). quantised: as of RQVAE.forward."""
+        """Trains on the rows of `order` (m,) and returns the mean loss. quantised: as in RQVAE.forward."""
         self.model.train()
         total = torch.zeros((), device=self.model.device)
         for batch in order.split(self.model.settings.batch_size):
@@ -137,7 +137,7 @@ class Training:
         return total.item() / len(order)
 
     def look(self, embeddings: Tensor, epoch: int, loss: float | None) -> None:
-        """Note how good the model is after so many epochs, and keep its weights if it never was better."""
+        """Records the metrics after an epoch, and keeps the weights if they are the best so far."""
         self.model.eval()
         codes = self.model.codes(embeddings)
         resolved = self.model.resolve(embeddings, codes)
@@ -165,16 +165,16 @@ class Training:
             save_file({name: t.contiguous() for name, t in tensors.items()}, partial, {"about": json.dumps(about)})
 
     def restore(self) -> bool:
-        """Go on from the checkpoint; whether there is one. Raises UserError if it was made with other settings."""
+        """Resumes from the checkpoint; returns whether there is one. Raises UserError if its settings differ."""
         if self.path is None or not self.path.is_file():
             return False
         tensors, about = read_tensors(self.path, self.model.device)
         if RQVAESettings.from_dict(about["settings"]) != self.model.settings:
             raise UserError(f"{self.path}: was made with other settings; remove it, or pass --overwrite")
-        self.model.load_state_dict(_under("model.", tensors))
-        self.best = _under("best.", tensors)
+        self.model.load_state_dict(_with_prefix("model.", tensors))
+        self.best = _with_prefix("best.", tensors)
         state = self.optimizer.state_dict()
-        for name, value in _under("optimizer.", tensors).items():
+        for name, value in _with_prefix("optimizer.", tensors).items():
             index, _, moment = name.partition(".")
             state["state"].setdefault(int(index), {})[moment] = value
         self.optimizer.load_state_dict(state)
@@ -183,5 +183,5 @@ class Training:
         return True
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Sources of item vectors: a file, or texts and an encoder."""
+"""Sources of item vectors: a file from the user, or texts and an encoder."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ logger = logging.getLogger(__name__)
 
 class VectorSource(Protocol):
     names: list[str]  # the raw id of every item, by number
-    about: dict  # all that the vectors follow from
-    without: list[int]  # items that stand for nothing but their raw id
+    about: dict  # everything that determines the vectors
+    without: list[int]  # items without a text other than their raw id
 
     def all(self, folder: Path) -> Tensor:
-        """(n_items, d) floats; what has to be computed is kept in `folder`."""
+        """Returns the vectors (n_items, d) of all items, float; computed ones are cached in `folder`."""
 
     def some(self, items: Sequence[int]) -> Tensor:
-        """(len(items), d) floats."""
+        """Returns the vectors (len(items), d) of some items, float."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """A .npy file."""
+    """Vectors from a .npy file."""
 
     names: list[str]
     path: Path
@@ -53,7 +53,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts, and the encoder that reads them, which is loaded when it is needed."""
+    """Vectors of texts, from an encoder that is loaded when it is needed."""
 
     names: list[str]
     read: ItemTexts
@@ -82,10 +82,10 @@ def open_source(
     folder: Path, *, embeddings: str | None, items: str | None, id_column: str | None, encoder: str | None,
     max_tokens: int, batch_size: int, dtype: str, strict: bool,
 ) -> VectorSource:  # fmt: skip
-    """The source that the flags of build_index name, for the items of the data set `folder`.
+    """Opens the source selected by the flags of build_index, for the items of the data set `folder`.
 
-    Raises UserError for flags that do not go together, a file that does not fit, and, with `strict`, items without a
-    text or broken rows.
+    Raises UserError for incompatible flags, a file that does not fit and, with `strict`, items without a text or broken
+    rows.
     """
     if embeddings and (items or encoder):
         raise UserError(f"--embeddings {embeddings} takes the place of --items and --encoder; pass either")
@@ -101,14 +101,14 @@ def open_source(
     if not Path(encoder).is_dir():
         raise UserError(f"--encoder {encoder}: no such folder; it is a Hugging Face model with its tokenizer")
     read = read_texts(Path(items), names, id_column)
-    _tell(read, strict)
+    _report_problems(read, strict)
     about = {"texts": read.fingerprint, "encoder": encoder, "max_tokens": max_tokens, "dtype": f"torch.{dtype}"}
     load = partial(_load_encoder, encoder, max_tokens, dtype)
     return Texts(names, read, load, batch_size, about)
 
 
 def _load_encoder(path: str, max_tokens: int, dtype: str) -> Encoder:
-    """On the GPU, where there is one."""
+    """Loads the encoder, on the GPU if there is one."""
     import torch
 
     from genrec.identifiers.embeddings import Encoder
@@ -125,7 +125,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tell(read: ItemTexts, strict: bool) -> None:
+def _report_problems(read: ItemTexts, strict: bool) -> None:
     n = len(read.texts)
     absent = ", ".join(f"{name} {count}" for name, count in read.absent.items() if count)
     logger.info(f"item texts: {n - len(read.without)} of {n} items; without a {absent or 'field: none'}; "

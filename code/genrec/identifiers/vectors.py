@@ -1,4 +1,4 @@
-"""Item vectors from a .npy file with a row for every item."""
+"""Item vectors from a .npy file with one row per item."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from genrec.runtime.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROWS = 4096  # that are looked at at once
+ROWS = 4096  # checked at a time
 
 
 def check_embeddings(path: Path, n_items: int) -> np.ndarray:
-    """The (n_items, d) floats of a .npy file; row = item number. Read from disk as they are needed.
+    """Checks a .npy file of floats (n_items, d), row = item number, and returns it memory-mapped.
 
     Raises UserError that names the file and what is wrong with it.
     """
@@ -40,8 +40,7 @@ def check_embeddings(path: Path, n_items: int) -> np.ndarray:
 
 
 def load_embeddings(path: Path, n_items: int) -> Tensor:
-    """The embeddings (n_items, d) of a .npy file, of the type that they have there. Raises UserError as
-    `check_embeddings` does."""
+    """Loads embeddings (n_items, d) from a .npy file in their stored dtype. Raises UserError as `check_embeddings`."""
     import torch
 
     return torch.from_numpy(check_embeddings(path, n_items))

@@ -1,1 +1,1 @@
-"""From raw interaction files to splits."""
+"""Processing of raw interaction files into splits."""

@@ -1,13 +1,13 @@
-"""From interactions to the 8:1:1 splits of the release: duplicates, k-core, cuts in global time, users, numbers.
+"""Processing of interactions into 8:1:1 splits: duplicates, k-core, cuts in global time, user filter, numbering.
 
-The rules are those of the AtSpeed release's `data_process.ipynb`, so that its Beauty comes out of `reviews_Beauty_5`:
+The rules are those of `data_process.ipynb` in the AtSpeed release and reproduce its Beauty from `reviews_Beauty_5`:
 
-- The test split is the last tenth of all interactions by time: its first timestamp is the cut, and interactions *at*
-  the cut belong to the later split. So no timestamp lies in two splits, and a split may hold a few more than its share.
-- Users with fewer than two training items are dropped after the cut, with their validation and test items; items are
+- The test split is the last tenth of all interactions by time. Its first timestamp is the cut; interactions *at* the
+  cut belong to the later split, so no timestamp occurs in two splits and a split may slightly exceed its share.
+- Users with fewer than two training items are dropped after the cut, with their validation and test items. Items are
   not filtered again.
-- Users are numbered in the order of their raw ids; items too, and then shuffled as the release does it, so that its
-  identifiers fit. (Its users are numbered by their first line in the file, which another line order would change.)
+- Users are numbered in the order of their raw ids. So are items, which are then shuffled as in the release, so that its
+  identifiers fit. (The release numbers users by their first line in the file, which depends on the order of lines.)
 """
 
 import random
@@ -28,43 +28,43 @@ SHUFFLE = 2023  # the seed with which the release numbers items
 
 @dataclass(frozen=True)
 class ProcessingSettings:
-    """The filters of interactions, and the shares of the splits."""
+    """The filters of interactions and the ratios of the splits."""
 
-    user_core: int = 0  # interactions that a user, or an item, must have among those that are kept
-    item_core: int = 0
+    user_core: int = 0  # minimum interactions of each user among those kept
+    item_core: int = 0  # the same for each item
     ratios: tuple[float, ...] = (8.0, 1.0, 1.0)  # of training, validation and test interactions
     min_train_items: int = 2
-    keep_duplicates: bool = False  # else a user's first interaction with an item stands for all
+    keep_duplicates: bool = False  # False: only a user's first interaction with an item is kept
 
     def check(self) -> None:
-        """Raises UserError for a value that makes no sense, by its flag."""
+        """Raises UserError that names the flag if there are not three ratios."""
         if len(self.ratios) != len(SPLITS):
             raise UserError(f"--ratios {','.join(f'{r:g}' for r in self.ratios)}: pass three numbers, such as 8,1,1")
 
 
 @dataclass(frozen=True)
 class Processed:
-    records: Records  # what is left, by the numbers of the data set, in the order of global time
+    records: Records  # the final interactions, numbered, in the order of global time
     split: np.ndarray  # (n,) int8, index into SPLITS
-    cuts: tuple[int, int]  # the first microsecond of validation, and of test
-    kept: Records  # what was cut: rating, duplicates and core are done, users not yet dropped
-    duplicates: int  # interactions that were left out as such
-    outside_core: int
+    cuts: tuple[int, int]  # first timestamp of validation and of test, in microseconds
+    kept: Records  # interactions that were split: filtered, but before users are dropped
+    duplicates: int  # number of interactions removed as duplicates
+    outside_core: int  # number of interactions removed by the core filter
 
     def splits(self) -> Splits:
-        """User -> items by split, for every user in each of them."""
+        """Returns user -> items for each split; every split contains every user."""
         n_users, shared = len(self.records.users), list(range(len(self.records.items)))
         by_user = []
         for index in range(len(SPLITS)):
             part = self.records.take(self.split == index)
-            # All lists share one integer an item, which is a fifth of the memory.
+            # All lists share one int object per item, which takes a fifth of the memory.
             items = [shared[item] for item in part.item[np.argsort(part.user, kind="stable")].tolist()]
             ends = [0, *np.cumsum(np.bincount(part.user, minlength=n_users)).tolist()]
             by_user.append({user: items[ends[user] : ends[user + 1]] for user in range(n_users)})
         return Splits(*by_user)
 
     def save(self, splits: Splits, folder: Path) -> None:
-        """Write the released layout (`splits` are its own), and as Parquet the interactions and what ids were."""
+        """Writes the result of `splits()` in the released layout, and interactions and raw ids as Parquet."""
         save_dicts(splits, folder)
         save_texts(splits, folder)
         r = self.records
@@ -82,7 +82,7 @@ class Processed:
 
 
 def process(records: Records, settings: ProcessingSettings) -> Processed:
-    """Raises UserError, which says why, if a split or everything is empty."""
+    """Filters, splits and numbers interactions. Raises UserError that says why if a split or everything is empty."""
     distinct = records if settings.keep_duplicates else without_duplicates(records)
     kept = core(distinct, settings.user_core, settings.item_core)
     if not len(kept):
@@ -107,14 +107,14 @@ def process(records: Records, settings: ProcessingSettings) -> Processed:
 
 
 def without_duplicates(records: Records) -> Records:
-    """Each user's first interaction with an item."""
+    """Keeps each user's first interaction with an item."""
     pairs = records.user.astype(np.int64) * len(records.items) + records.item
     _, first = np.unique(pairs, return_index=True)
     return records.take(np.sort(first))
 
 
 def core(records: Records, user_core: int, item_core: int) -> Records:
-    """The largest part in which every user and every item has so many interactions."""
+    """Returns the largest subset in which every user and item has at least `user_core` and `item_core` interactions."""
     while len(records):
         users, items = np.bincount(records.user), np.bincount(records.item)
         stays = (users[records.user] >= user_core) & (items[records.item] >= item_core)
@@ -125,9 +125,9 @@ def core(records: Records, user_core: int, item_core: int) -> Records:
 
 
 def cut_times(timestamp: np.ndarray, ratios: tuple[float, ...]) -> tuple[int, int]:
-    """timestamp: (n,), ascending. The first timestamp of validation, and of test: counted from the end, as the release.
+    """Returns the first timestamp of validation and of test, counted from the end as in the release.
 
-    Raises UserError if there are too few interactions to cut.
+    timestamp: (n,), ascending. Raises UserError if there are too few interactions to cut.
     """
     n, total = len(timestamp), sum(ratios)
     test, valid = int(n * ratios[2] / total), int(n * ratios[1] / total)
@@ -137,7 +137,7 @@ def cut_times(timestamp: np.ndarray, ratios: tuple[float, ...]) -> tuple[int, in
 
 
 def numbered(records: Records) -> Records:
-    """The same interactions, with users and items that occur numbered from 0."""
+    """Numbers the users and items that occur from 0, the items in the shuffled order of the release."""
     users, items = occurring(records.user), occurring(records.item)
     order = list(range(len(items)))
     random.Random(SHUFFLE).shuffle(order)  # number -> place among the raw ids that occur
@@ -156,15 +156,15 @@ def numbered(records: Records) -> Records:
 
 
 def occurring(ids: np.ndarray) -> np.ndarray:
-    """The distinct ones of (n,) small integers, ascending."""
+    """Returns the distinct values of small non-negative integers (n,), ascending."""
     return np.flatnonzero(np.bincount(ids))
 
 
 def moment(microseconds: int) -> str:
-    """Such as `1394409600 (2014-03-10 00:00:00 UTC)`."""
+    """Formats a time, such as `1394409600 (2014-03-10 00:00:00 UTC)`."""
     seconds = microseconds / 1e6
     number = f"{microseconds // 10**6}" if microseconds % 10**6 == 0 else f"{seconds:.6f}"
     try:
         return f"{number} ({datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC)"
-    except (OverflowError, OSError, ValueError):  # beyond the calendar
+    except (OverflowError, OSError, ValueError):  # outside the range of datetime
         return number

@@ -1,7 +1,7 @@
-"""Detects the format (JSON lines, CSV or Parquet, plain or gz) and the columns of raw interaction files.
+"""Detects the format (JSON lines, CSV or Parquet, plain or gzip) and the columns of raw interaction files.
 
-The Amazon reviews need no flags: 2014 and 2018 (`reviewerID`, `asin`, `overall`, `unixReviewTime`) and 2023 (`user_id`,
-`parent_asin`, `rating`, `timestamp`, as JSON lines or as the CSV of its benchmark) are known by their column names.
+Amazon reviews need no flags, as their column names are known: 2014 and 2018 (`reviewerID`, `asin`, `overall`,
+`unixReviewTime`) and 2023 (`user_id`, `parent_asin`, `rating`, `timestamp`, as JSON lines or the benchmark's CSV).
 """
 
 import csv
@@ -19,7 +19,7 @@ from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_blocks
 
 FORMATS = ("json", "csv", "parquet")
-# Role -> the names that are known for it, the best first (2023: parent_asin is the product, asin its variant).
+# Role -> known column names, best first (2023: parent_asin is the product, asin its variant).
 KNOWN = {
     "user": ("user", "user_id", "userid", "reviewerid", "uid"),
     "item": ("item", "item_id", "itemid", "parent_asin", "asin", "product_id", "movieid", "iid"),
@@ -31,24 +31,24 @@ DELIMITERS = ",\t;|"
 
 @dataclass(frozen=True)
 class RawFile:
-    """A raw file and how it is read."""
+    """A raw file and how to read it."""
 
     path: Path
     form: str  # one of FORMATS
-    names: tuple[str, ...]  # of all columns; of the first records' keys for JSON
+    names: tuple[str, ...]  # of all columns; for JSON, the keys of the first records
     columns: dict[str, str]  # role -> column; a file without ratings has no "rating"
     delimiter: str = ","
-    header: int = 0  # the number of the line that names the columns; 0 for none
+    header: int = 0  # number of the header line; 0: none
 
 
 def find_files(pattern: str) -> list[Path]:
-    """The files that a comma-separated list of paths and globs names, each once, in the order of their names.
+    """Returns the files that match a comma-separated list of paths and globs, sorted and without duplicates.
 
-    Raises UserError for one that names no file.
+    Raises UserError for an entry that matches no file.
     """
     found: set[Path] = set()
     for part in filter(None, (part.strip() for part in pattern.split(","))):
-        # Path.glob takes no absolute pattern.
+        # Path.glob does not support absolute patterns.
         paths = [part] if Path(part).exists() else glob.glob(part, recursive=True)  # noqa: PTH207
         files = [Path(path) for path in paths if Path(path).is_file()]
         if not files:
@@ -60,9 +60,9 @@ def find_files(pattern: str) -> list[Path]:
 
 
 def inspect(path: Path, form: str | None, wanted: dict[str, str | None], names: Sequence[str] = ()) -> RawFile:
-    """How to read `path`. wanted: role -> the column that the user named, or None to guess. names: the columns of a CSV
-    without a header line.
+    """Detects how to read `path`.
 
+    wanted: role -> column given by the user, or None to guess. names: the columns of a CSV without a header line.
     Raises UserError that names the file, and its columns if one of them is not found.
     """
     with path.open("rb") as file:
@@ -97,7 +97,7 @@ def inspect(path: Path, form: str | None, wanted: dict[str, str | None], names: 
 
 
 def _choose(path: Path, names: Sequence[str], wanted: dict[str, str | None]) -> dict[str, str]:
-    """Role -> column."""
+    """Returns role -> column."""
     lower, chosen = {name.lower(): name for name in reversed(names)}, {}
     for role, known in KNOWN.items():
         name = wanted.get(role)
@@ -112,13 +112,13 @@ def _choose(path: Path, names: Sequence[str], wanted: dict[str, str | None]) -> 
 
 
 def _keys(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
-    """The keys of the first records; a record may lack some."""
+    """Returns the keys that occur in the first records, as a record may lack some."""
     keys: dict[str, None] = {}
     for line in lines:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
-            continue  # counted and shown when all is read
+            continue  # counted and logged when the whole file is read
         if isinstance(record, dict):
             keys.update(dict.fromkeys(record))
     if not keys:
@@ -127,7 +127,7 @@ def _keys(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def _not_objects(lines: Sequence[str]) -> str:
-    """What lines are of which none is a JSON object, and what to do."""
+    """Describes lines of which none is a JSON object, and how to convert them."""
     first = lines[0].lstrip()
     if first.startswith("["):
         return "begins a JSON array, and one object a line is needed: jq -c '.[]' FILE > NEW"
@@ -140,16 +140,16 @@ def _not_objects(lines: Sequence[str]) -> str:
 
 
 def _first_lines(path: Path) -> dict[int, str]:
-    """Number -> line, at most 100 of the first, without blank ones."""
+    """Returns number -> line for the first 100 lines, without blank ones."""
     block = next(read_blocks(path), b"")
     lines = block.decode("utf-8", "replace").split("\n")[:100]
     return {number: line for number, line in enumerate(lines, 1) if line.strip()}
 
 
 def as_lines(block: bytes, number: int) -> pa.RecordBatch:
-    """The lines of a block as an Arrow batch: `line`, counted from `number`, and `text`, with its line end.
+    """Converts a block to an Arrow batch of its lines: `line`, counted from `number`, and `text`, with its line end.
 
-    What is not UTF-8 becomes U+FFFD. The text is not copied.
+    Invalid UTF-8 becomes U+FFFD. The text is not copied.
     """
     try:
         block.decode()

@@ -1,6 +1,6 @@
-"""Raw files as arrays of interactions, read by duckdb: in parallel, and larger than memory.
+"""Reading of raw files, which may exceed memory, into arrays of interactions, in parallel with duckdb.
 
-duckdb sees the raw ids, which it keeps on disk where they do not fit; what comes out is 20 bytes an interaction.
+duckdb handles the raw ids and spills them to disk if needed; the arrays take 20 bytes per interaction.
 """
 
 import logging
@@ -21,16 +21,16 @@ from genrec.runtime.text import read_blocks
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 5  # broken records that are shown
-MEMORY = "1GB"  # duckdb's; beyond it works on disk
+SHOWN = 5  # broken records to log
+MEMORY = "1GB"  # limit of duckdb, which spills the rest to disk
 ROLES = ("user", "item", "timestamp", "rating")
 
 
 @dataclass(frozen=True)
 class Records:
-    """n interactions in the order of global time, then raw user id, then raw item id, then rating.
+    """n interactions, sorted by global time, then raw user id, raw item id and rating.
 
-    Users and items are numbers into `users` and `items`.
+    `user` and `item` are indices into `users` and `items`.
     """
 
     user: np.ndarray  # (n,) int32
@@ -44,7 +44,7 @@ class Records:
         return len(self.user)
 
     def take(self, chosen: np.ndarray) -> "Records":
-        """The interactions that a mask or indices choose; ids keep their numbers."""
+        """Selects interactions by a mask or indices; users and items keep their numbers."""
         columns = (getattr(self, role)[chosen] for role in ROLES)
         return Records(*columns, self.users, self.items)
 
@@ -52,16 +52,16 @@ class Records:
 @dataclass(frozen=True)
 class RecordsRead:
     records: Records
-    read: int  # records in the files, blank lines aside
+    read: int  # records in the files, without blank lines
     broken: int
-    below: int  # whole, but with a rating below the least
+    below: int  # valid records with a rating below the minimum
 
 
 def read_records(sources: Sequence[RawFile], min_rating: float | None, strict: bool, work: Path) -> RecordsRead:
-    """Interactions with a rating of at least `min_rating`, or all for None, or where a file has no ratings.
+    """Reads interactions with a rating of at least `min_rating`, or with any if it is None or a file has no ratings.
 
-    Broken records are counted, and the first are logged by file, line and field. `work`: a folder for what does not
-    fit in memory. Raises UserError for the first broken record if `strict`, and if nothing is left.
+    Broken records are counted, and the first are logged with file, line and field. work: a folder for data that do not
+    fit in memory. Raises UserError for the first broken record if `strict`, or if no interaction is left.
     """
     with duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": str(work)}) as database:
         database.execute(
@@ -99,7 +99,7 @@ def _load(database: duckdb.DuckDBPyConnection, number: int, source: RawFile) -> 
     def watched() -> Iterator[pa.RecordBatch]:
         try:
             yield from _ahead(batches())
-        except UserError as error:  # duckdb would wrap it
+        except UserError as error:  # raised again below, as duckdb would wrap it
             failure.append(error)
             raise
 
@@ -118,7 +118,7 @@ def _load(database: duckdb.DuckDBPyConnection, number: int, source: RawFile) -> 
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, each made while duckdb parses the one before: unpacking a gz takes as long as parsing it."""
+    """Prepares each batch while duckdb parses the previous one: decompressing gzip takes as long as parsing."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -127,7 +127,7 @@ def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _parsed(source: RawFile, number: int) -> str:
-    """The query that makes records of a file: its fields as text, then their values, then what is wrong with them."""
+    """Returns the query for the records of a file: fields as text, then their values, then what is wrong with them."""
     ratings = "rating" in source.columns
     return f"""
         WITH raw AS ({_fields(source)}),
@@ -157,7 +157,7 @@ def _parsed(source: RawFile, number: int) -> str:
 
 
 def _fields(source: RawFile) -> str:
-    """The query for line, text and f: the list of user, item, timestamp and rating as text, NULL if there is none."""
+    """Returns the query for line, text and f, the list of user, item, timestamp and rating as text, or NULL."""
     names = [source.columns[role] for role in ROLES if role in source.columns]
     if source.form == "parquet":
         casts = ", ".join(f'CAST("{_double(name, chr(34))}" AS VARCHAR)' for name in names)
@@ -165,7 +165,7 @@ def _fields(source: RawFile) -> str:
             FROM read_parquet($path, file_row_number = true)"""
     if source.form == "json":
         paths = ", ".join(_text("/" + name.replace("~", "~0").replace("/", "~1")) for name in names)
-        fields = f"TRY(json_extract_string(text, [{paths}]))"  # NULL where the text is no JSON
+        fields = f"TRY(json_extract_string(text, [{paths}]))"  # NULL if the text is not JSON
         return f"SELECT line, text, {fields} AS f FROM lines WHERE text NOT IN (chr(10), chr(13) || chr(10))"
     places = [source.names.index(name) + 1 for name in names]
     mark = re.escape(source.delimiter)
@@ -193,7 +193,7 @@ def _text(text: str) -> str:
 
 
 def _check(database: duckdb.DuckDBPyConnection, sources: Sequence[RawFile], number: int, strict: bool) -> None:
-    """Log what is broken in a file, or refuse it."""
+    """Logs the broken records of a file, or raises UserError for the first if `strict`."""
     source = sources[number]
     ((read, broken),) = database.execute(
         "SELECT count(*), count(problem) FROM records WHERE file = ?", [number]

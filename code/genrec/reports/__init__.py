@@ -1,1 +1,1 @@
-"""Pages, figures and tables."""
+"""HTML pages, figures and tables."""

@@ -1,4 +1,4 @@
-"""Statistics of a data set, to be looked at before training."""
+"""Statistics of a data set, to look at before training."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,45 +14,44 @@ from genrec.data.splits import SPLITS, Interactions, Splits
 from genrec.runtime.errors import UserError
 
 INTERACTIONS = "interactions.parquet"
-LATEST = 10**11  # seconds: the year 5138; milliseconds exceed it
-_NO_CAP = 2**62  # items of a history
+LATEST = 10**11  # seconds, in the year 5138; times in milliseconds exceed it
+_NO_CAP = 2**62  # items, more than any history has
 
 
 def history_lengths(data: Dataset, split: str) -> np.ndarray:
-    """(n_samples,) items before what is to be predicted, without the cap of `max_history`."""
+    """Returns the history length of each sample (n_samples,), without the cap of `max_history`."""
     return np.array([len(sample.history) for sample in data.samples(split, max_history=_NO_CAP)], dtype=np.int64)
 
 
 def popularity(interactions: Interactions) -> np.ndarray:
-    """(n_items,) interactions of every item that occurs, the most popular first."""
+    """Returns the number of interactions of every item that occurs (n_items,), descending."""
     return _descending(Counter(item for items in interactions.values() for item in items))
 
 
 def share_of_most_popular(counts: np.ndarray, n_items: int, share: float) -> float:
-    """The share of all interactions that the `share` most popular of `n_items` have. counts: of `popularity`."""
+    """Returns the share of interactions with the `share` most popular of `n_items`. counts: from `popularity`."""
     return float(counts[: round(share * n_items)].sum() / counts.sum())
 
 
 def code_use(catalogue: Catalogue) -> list[np.ndarray]:
-    """For every level (n_codes,): items a code, the most used first."""
+    """Returns, for every level, the number of items per code (n_codes,), descending."""
     return [_descending(Counter(column)) for column in zip(*catalogue.identifiers.values(), strict=True)]
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp of the entropy: as many codes, used equally often, would be as hard to guess."""
+    """Returns exp of the entropy: as many codes, used equally often, would be as hard to guess."""
     shares = counts / counts.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def children(catalogue: Catalogue) -> list[np.ndarray]:
-    """For every length 0 … L - 1 (n_prefixes,): how many codes may follow each prefix of it, the most first."""
+    """Returns, for every length 0 … L - 1, how many codes may follow each prefix (n_prefixes,), descending."""
     prefixes = [{identifier[:length] for identifier in catalogue.items_of} for length in range(1, catalogue.levels + 1)]
     return [_descending(Counter(prefix[:-1] for prefix in longer)) for longer in prefixes]
 
 
 def items_below(catalogue: Catalogue, length: int, interactions: Interactions | None = None) -> float:
-    """The mean number of items that begin with the same `length` codes: over prefixes, or, with `interactions`, over
-    them, so that what users choose counts as often as they do."""
+    """Returns the mean number of items per prefix of `length` codes, over prefixes or over `interactions` if given."""
     below = Counter(identifier[:length] for identifier in catalogue.identifiers.values())
     if interactions is None:
         return len(catalogue.identifiers) / len(below)
@@ -61,15 +60,15 @@ def items_below(catalogue: Catalogue, length: int, interactions: Interactions | 
 
 
 def shared_identifiers(catalogue: Catalogue) -> dict[Identifier, list[int]]:
-    """The identifiers that name several items, those of most items first."""
+    """Returns the identifiers that several items share, those with the most items first."""
     several = [(identifier, items) for identifier, items in catalogue.items_of.items() if len(items) > 1]
     return dict(sorted(several, key=lambda pair: (-len(pair[1]), pair[1])))
 
 
 def read_times(folder: Path, splits: Splits) -> dict[str, np.ndarray] | None:
-    """When the interactions of every split were, (n,) datetime64[s]; None where the folder has no interactions.parquet,
-    as with the released data, which hold the order alone.
+    """Returns the times of the interactions of every split, (n,) datetime64[s].
 
+    None if there is no interactions.parquet, as in the released data, which hold the order alone.
     Raises UserError that names the file if it is damaged, lacks a column, or is not of these splits.
     """
     path = folder / INTERACTIONS
@@ -96,7 +95,7 @@ def read_times(folder: Path, splits: Splits) -> dict[str, np.ndarray] | None:
 
 
 def _datetimes(path: Path, times: np.ndarray) -> np.ndarray:
-    """(n,) datetime64[s] of datetimes, or of whole seconds since 1970."""
+    """Converts datetimes, or whole seconds since 1970, to (n,) datetime64[s]."""
     if times.dtype.kind != "M" and (times.dtype.kind != "i" or times.max() > LATEST):
         raise UserError(
             f"{path}: the column timestamp holds {times.dtype} such as {times[0]}, neither times nor whole seconds "

@@ -1,4 +1,4 @@
-"""The figures of the page about a data set, as SVG. No line is told by its colour alone."""
+"""The figures of the data set page, as SVG. No line is distinguished by its colour alone."""
 
 import io
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFor
 
 from genrec.data.splits import SPLITS
 
-COLOURS = {"train": "#0072B2", "valid": "#E69F00", "test": "#009E73"}  # of Okabe and Ito, for any colour vision
+COLOURS = {"train": "#0072B2", "valid": "#E69F00", "test": "#009E73"}  # by Okabe and Ito, for any colour vision
 NAMES = {"train": "training", "valid": "validation", "test": "test"}
 DASHES = ("-", "--", "-.", ":")
-BINS = 80  # of the time line
+BINS = 80  # of the timeline
 
 
 def draw_times(times: dict[str, np.ndarray]) -> bytes:
-    """Interactions by time, and the two cuts. times: split -> (n,) datetime64[s]."""
+    """Draws the interactions over time and the two cuts. times: split -> (n,) datetime64[s]."""
     figure, axis = _axes()
     first, last = min(t.min() for t in times.values()), max(t.max() for t in times.values())
     edges = first + np.linspace(0, max(1, (last - first).astype(int)), BINS + 1).astype("timedelta64[s]")
@@ -41,7 +41,7 @@ def draw_times(times: dict[str, np.ndarray]) -> bytes:
 
 
 def draw_history_lengths(lengths: dict[str, np.ndarray], max_history: int) -> bytes:
-    """The share of samples whose history is at least so long. lengths: split -> (n_samples,)."""
+    """Draws the share of samples with at least a given history length. lengths: split -> (n_samples,)."""
     figure, axis = _axes()
     for (split, found), dashes in zip(lengths.items(), DASHES, strict=False):
         _at_least(axis, found, NAMES[split], color=COLOURS[split], linestyle=dashes)
@@ -54,9 +54,9 @@ def draw_history_lengths(lengths: dict[str, np.ndarray], max_history: int) -> by
 
 
 def draw_popularity(counts: np.ndarray) -> bytes:
-    """Interactions by rank, both axes logarithmic. counts: (n_items,), descending."""
+    """Draws the interactions by rank on logarithmic axes. counts: (n_items,), descending."""
     figure, axis = _axes()
-    # A step has its corners at the ranks where the count changes; the thousands of points between say nothing more.
+    # Only the ranks where the count changes are drawn; the thousands of points between add nothing to a step line.
     last = np.append(np.flatnonzero(np.diff(counts)), len(counts) - 1)
     ranks, values = np.append(1, last + 1), np.append(counts[0], counts[last])
     axis.plot(ranks, values, drawstyle="steps-pre", color=COLOURS["train"])
@@ -67,7 +67,7 @@ def draw_popularity(counts: np.ndarray) -> bytes:
 
 
 def draw_code_use(counts: Sequence[np.ndarray]) -> bytes:
-    """Items a code by rank, a line a level. counts: for every level (n_codes,), descending."""
+    """Draws the items per code by rank, one line per level. counts: for every level (n_codes,), descending."""
     figure, axis = _axes()
     for level, (use, style) in enumerate(zip(counts, _styles(len(counts)), strict=True)):
         axis.plot(range(1, len(use) + 1), use, marker="o" if len(use) < 9 else None, markersize=4,
@@ -81,7 +81,7 @@ def draw_code_use(counts: Sequence[np.ndarray]) -> bytes:
 
 
 def draw_children(counts: Sequence[np.ndarray]) -> bytes:
-    """The share of prefixes that have at least so many children, a line a length. counts: for every length."""
+    """Draws the share of prefixes with at least a given number of children, one line per length. counts: by length."""
     figure, axis = _axes()
     for length, (found, style) in enumerate(zip(counts, _styles(len(counts)), strict=True)):
         name = "the root" if length == 0 else f"prefixes of {length} code{'s' * (length > 1)}: {len(found):,}"
@@ -93,7 +93,7 @@ def draw_children(counts: Sequence[np.ndarray]) -> bytes:
 
 
 def draw_cold_items(shares: dict[str, dict[str, float]]) -> bytes:
-    """What share of items and interactions is cold, by split. shares: split -> what is counted -> share."""
+    """Draws the share of cold items and interactions by split. shares: split -> what is counted -> share."""
     figure, axis = _axes(height=1.9)
     rows = [(split, what, share) for split, found in shares.items() for what, share in found.items()]
     names = [f"{NAMES[split]} {what}" for split, what, _ in rows]
@@ -113,7 +113,7 @@ def _axes(height: float = 3.4) -> tuple[Figure, Axes]:
 
 
 def _at_least(axis: Axes, values: np.ndarray, name: str, **style: object) -> None:
-    """A step line of the share of `values` that are at least x, over a logarithmic x."""
+    """Draws a step line of the share of `values` that are at least x, over a logarithmic x."""
     x, counts = np.unique(values, return_counts=True)
     share = counts[::-1].cumsum()[::-1] / len(values)
     x, share = np.concatenate([[min(1, x[0])], x, x[-1:]]), np.concatenate([[1], share, [0]])
@@ -128,7 +128,7 @@ def _number(value: float, _: int | None = None) -> str:
 
 
 def _plain(axis: Axes) -> None:
-    """Numbers as 1,000 rather than 10³, on logarithmic axes."""
+    """Formats numbers on logarithmic axes as 1,000 rather than 10³."""
     for scale, ticks in ((axis.get_xscale(), axis.xaxis), (axis.get_yscale(), axis.yaxis)):
         if scale == "log":
             ticks.set_major_formatter(FuncFormatter(_number))
@@ -140,7 +140,7 @@ def _styles(n: int) -> list[dict[str, object]]:
 
 
 def _svg(figure: Figure) -> bytes:
-    """The same bytes for the same figure."""
+    """Renders a figure as SVG, with the same bytes for the same figure."""
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "genrec"}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})

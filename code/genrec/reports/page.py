@@ -1,4 +1,4 @@
-"""A self-contained HTML page about a data set, to be looked at before training."""
+"""A self-contained HTML page about a data set, to look at before training."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from genrec.data.splits import SPLITS
 from genrec.reports import description, figures
 from genrec.reports.figures import NAMES
 
-LISTED = 1000  # identifiers that several items share; more are counted
+LISTED = 1000  # shared identifiers to list; the rest are only counted
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 2rem auto;
   padding: 0 1rem }
@@ -30,14 +30,14 @@ class Section:
     title: str
     text: str
     svg: bytes | None = None
-    alt: str = ""  # what the figure says, for those who do not see it
+    alt: str = ""  # the content of the figure in words, for screen readers
     header: Sequence[str] = ()
     rows: Sequence[Sequence[object]] = field(default_factory=list)
-    folded: str = ""  # the line under which the table is folded away
+    folded: str = ""  # summary line of a collapsed table; empty: not collapsed
 
 
 def make_page(data: Dataset, source: str, times: dict[str, np.ndarray] | None, max_history: int) -> str:
-    """The page, as HTML. source: where the data were read from. times: of `description.read_times`."""
+    """Returns the page as HTML. source: where the data were read from. times: from `description.read_times`."""
     sections = [
         _counts(data),
         _time(times),

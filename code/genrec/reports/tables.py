@@ -1,4 +1,4 @@
-"""Markdown tables, and the setup of plots."""
+"""Markdown tables, and the import of pyplot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def to_markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
-    """A Markdown table; numbers right-aligned, with as many digits as mean something."""
+    """Formats a Markdown table with numbers right-aligned and rounded to meaningful digits."""
     import pandas as pd
 
     table = table[list(columns)] if columns else table
@@ -40,7 +40,7 @@ def _cell(name: str, value: object) -> str:
 
 
 def pyplot() -> ModuleType:
-    """Imported when something is drawn, since it takes a second; no screen is needed."""
+    """Imports pyplot without a display, when something is drawn, since the import takes a second."""
     import matplotlib
 
     matplotlib.use("Agg")

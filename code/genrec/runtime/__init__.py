@@ -1,1 +1,1 @@
-"""How a stage runs: command line, files that are whole, artefacts with their facts, errors in one line."""
+"""The runtime of a stage: command line, atomic files, artefact metadata and one-line error messages."""

@@ -1,4 +1,4 @@
-"""Artefact metadata: every stage writes the facts of its output, and the next stage reads them."""
+"""Artefact metadata: each stage writes the facts of its output, and the next stage reads them."""
 
 import fcntl
 import importlib.metadata
@@ -19,18 +19,18 @@ from genrec.runtime.text import read_json
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-NOTE = "arguments.json"  # of what is begun
-# What stages write before they have ended, as patterns of `fnmatch`, in which * also stands for /.
+NOTE = "arguments.json"  # the arguments of an unfinished run
+# Files of an unfinished run, as patterns of `fnmatch`, in which * also matches /.
 UNFINISHED = (
     NOTE, "checkpoint-*", "shard-*", ".shard-*", "records-*", "training/*", "embeddings.*", "parts/*", "extended-*",
     "batch-*", ".*.partial-*",
 )  # fmt: skip
-NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # the scripts' variable for another output
-_held: dict[Path, TextIO] = {}  # locks by folder, for as long as this process works there
+NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # stage -> script variable of the output
+_held: dict[Path, TextIO] = {}  # locks by folder, held while this process works there
 
 
 def make_facts(stage: str, arguments: dict, **more: object) -> dict:
-    """The facts of an artefact: what made it, from what, with which versions and seed."""
+    """Returns the facts of an artefact: stage, arguments (with the seed), command, date, versions and `more`."""
     return {
         "stage": stage,
         **more,
@@ -48,9 +48,9 @@ def make_facts(stage: str, arguments: dict, **more: object) -> dict:
 
 
 def read_facts(folder: Path, stage: str | tuple[str, ...], script: str) -> dict:
-    """The facts of the artefact that `stage`, or one of them, left in `folder`.
+    """Reads the facts of the artefact that `stage`, or one of several stages, wrote to `folder`.
 
-    Raises UserError that names the script to run if it is not there, or the stage that wrote it if it is another.
+    Raises UserError that names the script to run if it is missing, or the stage that wrote it if it is another one.
     """
     if not (folder / FACTS).is_file():
         there = (
@@ -68,8 +68,7 @@ def read_facts(folder: Path, stage: str | tuple[str, ...], script: str) -> dict:
 
 
 def from_facts(folder: str, facts: dict, name: str, kind: type[T]) -> T:
-    """The dataclass that the facts of a folder hold as `name`. Raises UserError if a field is missing or of another
-    type."""
+    """Returns the dataclass stored as `name` in facts. Raises UserError if a field is missing or of another type."""
     said, hints = facts.get(name), get_type_hints(kind)
     if not isinstance(said, dict) or not all(isinstance(said.get(field), hint) for field, hint in hints.items()):
         raise UserError(f"{folder}/{FACTS}: does not say its {name}, perhaps damaged; make the folder again")
@@ -77,22 +76,22 @@ def from_facts(folder: str, facts: dict, name: str, kind: type[T]) -> T:
 
 
 def fingerprint(facts: dict) -> str:
-    """Identifies an artefact: the facts hold the seed, the arguments and the results that it was made with."""
+    """Returns a hash that identifies an artefact by its facts (seed, arguments, results), without the list of files."""
     return sha256(repr(sorted(item for item in facts.items() if item[0] != "files")).encode())[:16]
 
 
 def write_facts(folder: Path, facts: dict) -> None:
-    """Write the facts of a folder that is complete but for them; they list its files, see `check_ours`."""
+    """Writes the facts, with a list of files (see `check_ours`), to an otherwise complete folder and unlocks it."""
     write_json(folder / FACTS, {**facts, "files": [name for name in contents(folder) if name not in (FACTS, NOTE)]})
     _unlock(folder)
 
 
 def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bool) -> bool:
-    """Whether `output` already holds what `stage` makes with the same arguments.
+    """Returns whether `output` already holds the result of `stage` for the same arguments; if not, prepares `work`.
 
-    If not, `work` is ready, and no other run of this machine's may work there: what was begun there with the same
-    arguments is resumed, and with `overwrite` both are cleared first. To be called on the main process first.
-    Raises UserError if either was made, or begun, with other arguments, or holds what this project did not write.
+    `work` is then locked against other runs on this machine. A run begun there with the same arguments is resumed; with
+    `overwrite` both folders are cleared first. Call it on the main process first.
+    Raises UserError if either was made, or begun, with other arguments, or holds files that this project did not write.
     """
     if is_done(output, work, stage, arguments, overwrite):
         return True
@@ -107,7 +106,7 @@ def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrit
                 clear(folder)
         work.mkdir(parents=True, exist_ok=True)
         _lock(work)
-    if _progress(work):
+    if _has_progress(work):
         logger.info(f"{work}: resumed")
     else:
         write_json(work / NOTE, arguments)
@@ -115,10 +114,10 @@ def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrit
 
 
 def is_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bool = False) -> bool:
-    """Whether `output` already holds what `stage` makes with the same arguments; changes nothing, on any process.
+    """Returns whether `output` already holds the result of `stage` for the same arguments; changes nothing.
 
-    With `overwrite` it is never done. Raises UserError if it was made, or in `work` begun, with other arguments; if
-    either holds what this project did not write, where it would be in the way; or if `output` cannot be written.
+    Always False with `overwrite`. Raises UserError if `output` was made, or `work` begun, with other arguments; if
+    either holds files in the way that this project did not write; or if `output` cannot be written.
     """
     if not overwrite and (output / FACTS).is_file():
         _refuse_other_arguments(output, read_facts(output, stage, stage), arguments, stage)
@@ -129,18 +128,18 @@ def is_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bo
         begun = folder == work and (work / NOTE).is_file()
         if folder.is_dir() and (overwrite or not begun):
             check_ours(folder, UNFINISHED)
-    if not overwrite and _progress(work):
+    if not overwrite and _has_progress(work):
         _refuse_other_arguments(work, {"arguments": read_json(work / NOTE)}, arguments, stage)
     return False
 
 
-def _progress(work: Path) -> bool:
-    """Whether a run that has begun in `work` has left more there than its arguments, with which it may have failed."""
+def _has_progress(work: Path) -> bool:
+    """Returns whether a run wrote more to `work` than its arguments, because of which it may have failed."""
     return (work / NOTE).is_file() and contents(work) != [NOTE]
 
 
 def clear(folder: Path) -> None:
-    """Remove what stages have written into a folder, finished or not, and then the folder if it is empty."""
+    """Removes what stages wrote to a folder, finished or not, and then the folder itself if it is empty."""
     for name in written(folder, UNFINISHED):
         (folder / name).unlink()
     _unlock(folder)
@@ -154,23 +153,22 @@ def clear(folder: Path) -> None:
 
 
 def hold(output: Path) -> None:
-    """Keep other runs of this user and machine from writing `output` until this process ends, however it ends.
+    """Locks `output` against other runs of this user on this machine until this process ends, in whatever way.
 
-    For what is written at the end, without a work folder, where `already_done` does it. Raises UserError if a run is at
-    it.
+    For stages without a work folder, which `already_done` would lock. Raises UserError if another run holds the lock.
     """
     if is_main_process():
         name = f"atspeed-{os.getuid()}-{sha256(str(output.resolve()).encode())[:16]}.lock"
-        _take(Path(gettempdir(), name), output, "choose another output")
+        _acquire(Path(gettempdir(), name), output, "choose another output")
 
 
 def _lock(work: Path) -> None:
-    """Keep other runs out of a folder until this process clears it or ends, however it ends."""
-    _take(work / LOCK, work, "choose another OUTPUT_DIR")
+    """Locks a folder against other runs until this process clears or completes it, or ends in whatever way."""
+    _acquire(work / LOCK, work, "choose another OUTPUT_DIR")
 
 
-def _take(path: Path, place: Path, otherwise: str) -> None:
-    """Lock the file at `path`, which stands for `place`, unless this process has."""
+def _acquire(path: Path, place: Path, otherwise: str) -> None:
+    """Locks the file at `path`, which represents `place`, unless this process already holds it."""
     if place.resolve() in _held:
         return
     file = path.open("a")
@@ -179,7 +177,7 @@ def _take(path: Path, place: Path, otherwise: str) -> None:
     except BlockingIOError as error:
         file.close()
         raise UserError(f"{place}: another run is at work there; wait for it, or {otherwise}") from error
-    except OSError:  # a file system that knows no locks
+    except OSError:  # the file system does not support locks
         pass
     _held[place.resolve()] = file
 

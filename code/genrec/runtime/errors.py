@@ -1,5 +1,5 @@
-"""The exception for mistakes of the user."""
+"""The exception for errors caused by user input."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line that names the flag or file, the value and the fix."""
+    """An error that the user can fix: its one-line message names the flag or file, the value and the fix."""

@@ -1,4 +1,4 @@
-"""Atomic writes, and checks of outputs."""
+"""Atomic writing of files and folders, and checks of output paths."""
 
 import errno
 import glob
@@ -17,22 +17,21 @@ from tempfile import TemporaryDirectory
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_json
 
-FACTS = "facts.json"  # of a finished folder: what made it, and which files it holds
-LOCK = ".lock"  # of a run that is at work in a folder
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is, or the user's share of it, or a file may grow no more
+FACTS = "facts.json"  # in a finished folder: what made it, and which files it holds
+LOCK = ".lock"  # in a folder where a run is in progress
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, exceeded quota, file too large
 _HOST = platform.node().replace("-", "_")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path to write a file or folder to; it becomes `path` if the block ends well, else it is removed.
+    """Yields a temporary path for a file or folder, which is renamed to `path` on success and removed on failure.
 
-    A folder only takes the place of one that this project wrote, see `check_ours`. The temporary name holds host and
-    process id, so two processes never write into one another. What a killed process of this machine left behind is
-    removed; it is never read.
+    A folder replaces only one that this project wrote, see `check_ours`. The temporary name contains host and process
+    id, so that processes never share one. Leftovers of killed processes on this machine are removed and never read.
 
-    Raises UserError if the disk is full, and, which says where the finished folder is kept, if `path` has come to hold
-    anything else meanwhile.
+    Raises UserError if the disk is full, or if other files have appeared in the folder `path` meanwhile; the message
+    then says where the finished folder is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_partials(path)
@@ -40,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield partial
         assert partial.exists(), f"nothing was written to {partial}"
-        _let_read(partial)
+        _apply_umask(partial)
         if partial.is_dir():
             _replace_folder(partial, path)
         else:
@@ -54,19 +53,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def final_paths(text: str) -> str:
-    """A message in which a file or folder that is being written has the path that it was to have."""
+    """Replaces the temporary paths in a message by the final ones."""
     return re.sub(rf"\.([^/]+)\.partial-{re.escape(_HOST)}-\d+", r"\1", text)
 
 
 def disk_refusal(error: BaseException | None) -> str | None:
-    """What the system says where a disk takes no more, if that is why an exception was raised; None for any other.
+    """Returns the system's message if an exception was caused by a full disk or another of `FULL`, else None.
 
-    safetensors, tokenizers, Arrow and duckdb have exceptions of their own, which quote the system.
+    safetensors, tokenizers, Arrow and duckdb raise exceptions of their own, which quote the system's message.
     """
     if error is None or isinstance(error, UserError):
         return None
     said = next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), None)
-    if "PytorchStreamWriter failed writing" in str(error):  # it does not say why; a disk that is full is why
+    if "PytorchStreamWriter failed writing" in str(error):  # gives no reason; a full disk is the usual one
         said = os.strerror(errno.ENOSPC)
     return said or disk_refusal(error.__cause__ or error.__context__)
 
@@ -86,7 +85,7 @@ def _replace_folder(partial: Path, path: Path) -> None:
 def _clear_partials(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.partial-{glob.escape(_HOST)}-*"):
         process = left.name.rpartition("-")[2]
-        # This process's own is of one before it that had its number, as in a container that was started again.
+        # This process's own id is that of an earlier process with the same id, as in a restarted container.
         if process.isdecimal() and (int(process) == os.getpid() or not _is_running(int(process))):
             _remove(left)
 
@@ -96,7 +95,7 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # of another user
+    except (PermissionError, OverflowError):  # the process of another user, or not a process id
         pass
     return True
 
@@ -109,22 +108,22 @@ def _remove(path: Path) -> None:
 
 
 def contents(folder: Path) -> list[str]:
-    """The files in a folder and below it, by their paths in it, in order; but not the lock of a run at work there."""
+    """Returns the sorted relative paths of all files in and below a folder, except the lock of a run."""
     files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(name for name in (path.relative_to(folder).as_posix() for path in files) if name != LOCK)
 
 
 def written(folder: Path, unfinished: tuple[str, ...] = ()) -> set[str]:
-    """Those of the `contents` that this project wrote: what the facts list, and what matches one of the patterns."""
+    """Returns the `contents` that this project wrote: listed in the facts, or matching a pattern of `unfinished`."""
     facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
     listed = {FACTS, *(facts.get("files", []) if isinstance(facts, dict) else [])}
     return {name for name in contents(folder) if name in listed or any(fnmatch(name, one) for one in unfinished)}
 
 
 def check_ours(folder: Path, unfinished: tuple[str, ...] = ()) -> None:
-    """Raises UserError if a folder holds a file that this project did not write there, as its facts list them.
+    """Raises UserError if a folder holds a file that this project did not write, according to the facts there.
 
-    unfinished: patterns, as of `fnmatch`, of what a run that has not ended writes there.
+    unfinished: patterns, as of `fnmatch`, of the files of an unfinished run, which are accepted too.
     """
     ours = written(folder, unfinished)
     foreign = [name for name in contents(folder) if name not in ours]
@@ -137,8 +136,7 @@ def check_ours(folder: Path, unfinished: tuple[str, ...] = ()) -> None:
 
 
 def check_output(path: Path, file: bool = False) -> None:
-    """Raises UserError if a folder, or a `file`, cannot be written at `path`: the other is there, or nothing can be
-    written beside it."""
+    """Raises UserError if a folder, or a `file`, cannot be written at `path` or the other kind exists there."""
     if path.exists() and path.is_dir() == file:
         there, wanted = ("folder", "file") if file else ("file", "folder")
         raise UserError(f"{path}: is a {there}, and a {wanted} is to be written there; choose another output")
@@ -150,8 +148,8 @@ def check_output(path: Path, file: bool = False) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror} in {parent}); choose another output") from error
 
 
-def _let_read(path: Path) -> None:
-    """Give files the mode that the umask says; safetensors leaves its own readable by their owner alone."""
+def _apply_umask(path: Path) -> None:
+    """Gives files the mode of the umask; safetensors makes its own readable by their owner only."""
     umask = os.umask(0o077)
     os.umask(umask)
     for file in [path, *path.rglob("*")]:
@@ -160,9 +158,9 @@ def _let_read(path: Path) -> None:
 
 
 def check_new(path: Path, overwrite: bool, flag: str = "--output", file: bool = False) -> None:
-    """Raises UserError if `path`, which `flag` chooses, is there, unless it may be overwritten; or if it cannot be.
+    """Raises UserError if `path`, set by `flag`, exists and may not be overwritten, or if it cannot be written.
 
-    file: what is written there is one, not a folder. A folder may be overwritten if this project wrote all of it.
+    file: `path` is to be a file, not a folder. A folder may be overwritten if this project wrote all of it.
     """
     empty = path.is_dir() and not contents(path)
     if path.exists() and not overwrite and not empty:
@@ -182,7 +180,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file of any size."""
+    """Returns the SHA-256 of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

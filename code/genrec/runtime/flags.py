@@ -1,6 +1,6 @@
-"""Flags: read, converted to their types and checked before any work, the same for every program.
+"""Command-line flags: parsing, type conversion and range checks, shared by all programs.
 
-A flag means the same wherever it occurs: flags.md has one line for each, and `RANGES` the numbers that it takes.
+A flag has the same meaning in every program: flags.md documents it, and `RANGES` holds the numbers it may take.
 """
 
 import difflib
@@ -17,16 +17,16 @@ import fire.parser
 
 from genrec.runtime.errors import UserError
 
-_VALUE_ENDS = re.compile(r"--|-[a-zA-Z]|-$")  # what follows a flag and is not its value
+_VALUE_ENDS = re.compile(r"--|-[a-zA-Z]|-$")  # the start of an argument that is not the value of the flag before it
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`, both included."""
+    """A range of finite numbers from `low` to `high`, both included."""
 
     low: float
     high: float = math.inf
-    above: bool = False  # `low` itself is left out
+    above: bool = False  # excludes `low` itself
 
     def __contains__(self, value: float) -> bool:
         return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
@@ -37,7 +37,7 @@ class Range:
         return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
 
     def check(self, where: str, value: float | tuple[float, ...]) -> None:
-        """Raises UserError that begins with `where`, the value's flag or key, for a number that is not in the range."""
+        """Raises UserError that begins with `where`, the value's flag or key, if a number is outside the range."""
         values = value if isinstance(value, tuple) else (value,)
         if not all(one in self for one in values):
             said = ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
@@ -66,23 +66,23 @@ RANGES = {
     "lora_dropout": Range(0, 0.99),
     "mean_length": Range(4),
     "n_items": Range(50),
-    "seed": Range(0, 2**32 - 1),  # as numpy's
+    "seed": Range(0, 2**32 - 1),  # the seeds that numpy accepts
 }
 
 
 @dataclass(frozen=True)
 class Flag:
-    """What a flag of one program takes."""
+    """The type, default and range of a flag of one program."""
 
     hint: object  # a type, `T | None`, or `tuple[T, ...]`
-    default: object = Parameter.empty  # none: it must be given
-    range: Range | None = None  # None: any
+    default: object = Parameter.empty  # empty: the flag is required
+    range: Range | None = None  # None: any value
 
 
 def read_flags(arguments: list[str], flags: dict[str, Flag], first: str | None = None) -> dict[str, object]:
-    """The values that a command line gives, by name, converted and checked.
+    """Parses a command line and returns the converted and checked values by flag name.
 
-    first: the flag of an argument without one that stands in front. Raises UserError that names the flag.
+    first: the flag that a leading positional argument sets. Raises UserError that names the flag.
     """
     rest, given = list(arguments), {}
     if first and rest and not rest[0].startswith("-"):
@@ -113,9 +113,9 @@ def read_flags(arguments: list[str], flags: dict[str, Flag], first: str | None =
 
 
 def check_value(where: str, value: object, flag: Flag) -> object:
-    """`value`, text or what a YAML file holds, as the type that the flag has, if it is in range.
+    """Converts `value`, from a command line or a YAML file, to the flag's type and checks its range.
 
-    Raises UserError that begins with `where`, the flag or the file and key.
+    Raises UserError that begins with `where`: the flag, or the file and key.
     """
     value = convert(where, value, flag.hint)
     if flag.range and value is not None:
@@ -124,8 +124,8 @@ def check_value(where: str, value: object, flag: Flag) -> object:
 
 
 def convert(where: str, value: object, hint: object) -> object:
-    """`value` as the type `hint`. Text stays as typed where text is wanted: 2024_01_05 is a folder, no number."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # Python 3.10 makes the latter of a default of None
+    """Converts `value` to the type `hint`. For str, text is kept as typed: 2024_01_05 is a folder, not a number."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # Python 3.10 gives Union for a default of None
         if value in (None, "", "None", "null"):
             return None
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
@@ -135,11 +135,11 @@ def convert(where: str, value: object, hint: object) -> object:
         raise UserError(f"{where} is empty; give a value")
     if isinstance(value, str) and hint is not str:
         value = fire.parser.DefaultParseValue(value)
-        if hint is bool and str(value).lower() in ("true", "false"):  # as a shell writes them
+        if hint is bool and str(value).lower() in ("true", "false"):  # lower case, as in shell scripts
             return str(value).lower() == "true"
     if hint is float and type(value) in (int, str):
         try:
-            return float(str(value).replace(".inf", "inf").replace(".nan", "nan"))  # as YAML writes them
+            return float(str(value).replace(".inf", "inf").replace(".nan", "nan"))  # the spelling of YAML
         except ValueError:
             pass
     if type(value) is not hint:
@@ -148,7 +148,7 @@ def convert(where: str, value: object, hint: object) -> object:
 
 
 def _convert_list(where: str, value: object, kind: type) -> tuple:
-    """Values with commas between them, or a list. Of names there may be none."""
+    """Converts a list or comma-separated text to a tuple; only for str may the text be empty."""
     if isinstance(value, list):
         return tuple(convert(where, one, kind) for one in value)
     text = str(value)
@@ -165,20 +165,20 @@ def _convert_list(where: str, value: object, kind: type) -> tuple:
 
 
 def check_known(name: str, known: Collection[str], where: str) -> None:
-    """Raises UserError that begins with `where` for a key that is not known, with the one that was probably meant."""
+    """Raises UserError that begins with `where` for an unknown key and suggests the most similar known one."""
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise UserError(f"{where}{name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"))
 
 
 def meanings() -> dict[str, str]:
-    """What every flag means, by name, as the table of flags.md says."""
+    """Returns the meaning of every flag by name, from the table in flags.md."""
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", Path(__file__).with_suffix(".md").read_text("utf-8"), re.MULTILINE)
     return dict(rows)
 
 
 def help_text(doc: str, flags: dict[str, Flag]) -> str:
-    """What --help says: what the program does, then every flag with its type, default and meaning."""
+    """Returns the --help text: what the program does, then every flag with its type, default and meaning."""
     said, lines = meanings(), [doc.strip(), "", "Flags:"]
     for name, flag in flags.items():
         default = "required" if flag.default is Parameter.empty else f"default: {_shown(flag.default)}"

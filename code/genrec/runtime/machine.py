@@ -1,10 +1,10 @@
-"""The machine that times were measured on."""
+"""The name of the machine on which times are measured."""
 
 import platform
 
 
 def machine_name(device: object) -> str:
-    """The GPU, or the CPU and torch's threads. device: that of the models, a torch.device or its name."""
+    """Returns the GPU, or the CPU and torch's threads. device: a torch.device or its name, where the models are."""
     import torch
 
     if torch.device(device).type == "cuda":

@@ -1,6 +1,6 @@
-"""Loading of Hugging Face models whose weights must be complete, of the configured shapes, and finite.
+"""Loading of Hugging Face models, with checks that their weights are complete, finite and of the configured shapes.
 
-A weight that a checkpoint lacks is made at random by transformers, and only its log says so.
+transformers initialises a weight that a checkpoint lacks at random and reports it only in its log.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ AGAIN = "fetch or write it again"
 
 
 def load_pretrained(auto: type, path: str, unused: tuple[str, ...] = (), **settings: object) -> PreTrainedModel:
-    """`auto.from_pretrained(path, **settings)`, in eval mode, where `auto` is one of the AutoModel classes.
+    """Loads `auto.from_pretrained(path, **settings)` in eval mode, where `auto` is one of the AutoModel classes.
 
-    unused: what weights begin with that may be missing, as nothing is read from them.
-    Raises UserError if the weights cannot be read, and names one that is missing, of another shape than config.json
-    says, or not all numbers.
+    unused: prefixes of weights that may be missing because they are not used.
+    Raises UserError if the weights cannot be read, or if one is missing, differs in shape from config.json, or holds
+    NaN or infinity; the message names it.
     """
     try:
         model, found = auto.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
@@ -51,10 +51,10 @@ def _first(names: list[str]) -> str:
 def check_finite(weights: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
     """Raises UserError if one of a model's weights, which were read from `path`, holds NaN or infinity.
 
-    It takes a seventh of a second a GB, where a hash would take one; a damage that leaves numbers is not seen.
+    This takes 1/7 s per GB, where a hash would take 1 s, but does not detect damage that leaves finite numbers.
     """
     for name, weight in weights:
-        # Both bounds are NaN if any value is.
+        # Both bounds are NaN if any value is NaN.
         if weight.is_floating_point() and weight.numel() and not all(bound.isfinite() for bound in weight.aminmax()):
             raise UserError(f"{path}: its weights {name} are not all numbers: the file is damaged, or its training "
                             f"diverged; {AGAIN}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Progress on the terminal."""
+"""Progress bars on the terminal."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,10 @@ from genrec.runtime.cli import is_main_process
 
 
 def progress_bar(work: int | Iterable, description: str, unit: str, **options: object) -> tqdm:
-    """A bar, on the process that speaks, for what takes long.
+    """Returns a progress bar, which only the main process shows.
 
-    work: how many units there are, for a bar that is updated by hand, or what is gone through. options: of tqdm.
+    work: the number of units, for a bar that is updated by hand, or the iterable to wrap. options: passed to tqdm.
     """
     options |= {"total": work} if isinstance(work, int) else {"iterable": work}
-    # Half a second between two pictures: a log file keeps them all.
+    # At most two redraws a second, since a log file keeps every one.
     return tqdm(desc=description, unit=unit, mininterval=0.5, disable=not is_main_process(), **options)

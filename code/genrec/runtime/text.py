@@ -1,4 +1,4 @@
-"""The one reader of user text: UTF-8 with or without a byte order mark, any line ends, plain or gz."""
+"""Reading of text files from users: UTF-8 with or without a byte order mark, any line ends, plain or gzip."""
 
 import io
 import json
@@ -10,26 +10,26 @@ from typing import BinaryIO
 
 from genrec.runtime.errors import UserError
 
-BLOCK = 8 << 20  # bytes of text that are read at once
-LONGEST = 64 << 20  # bytes of a line, beyond which the file is no text of lines
-_PACKED = 1 << 18  # bytes of a gz that are unpacked at once
+BLOCK = 8 << 20  # bytes of text to read at once
+LONGEST = 64 << 20  # bytes of a line; a longer one means that the file is not text in lines
+_PACKED = 1 << 18  # bytes of gzip data to decompress at once
 _BOM, _GZ = b"\xef\xbb\xbf", b"\x1f\x8b"
 
 logger = logging.getLogger(__name__)
 
 
 def read_bytes(path: Path, hint: str = "check the path") -> bytes:
-    """Raises UserError, which ends in `hint`, if the file is missing or cannot be read."""
+    """Reads a file. Raises UserError, which ends in `hint`, if it is missing or cannot be read."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such file; {hint}") from error
-    except OSError as error:  # a link to itself, a name too long, no permission
+    except OSError as error:  # such as a link to itself, a name too long, or no permission
         raise UserError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
 
 
 def read_text(path: Path) -> str:
-    """All of a file, but for a byte order mark. What is not UTF-8 becomes U+FFFD.
+    """Reads a file as text without its byte order mark; invalid UTF-8 becomes U+FFFD.
 
     Raises UserError if the file is missing, cannot be read, or is UTF-16.
     """
@@ -39,19 +39,19 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) of every line that is not blank, from 1."""
+    """Iterates over (number, stripped line) of the lines that are not blank; numbers start at 1."""
     rows = enumerate(io.StringIO(read_text(path), newline=None), 1)
     return ((number, line.strip()) for number, line in rows if line.strip())
 
 
 def read_json(path: Path) -> object:
-    """Raises UserError if the file is missing, not JSON, or names a key twice."""
+    """Reads a JSON file. Raises UserError if it is missing, is not JSON, or has a duplicate key."""
     text = read_text(path)
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(path, pairs))
     except RecursionError as error:
         raise UserError(f"{path}: nested too deep to be read; fetch or write it again") from error
-    except ValueError as error:  # a number of 5,000 digits is another than json's own
+    except ValueError as error:  # JSONDecodeError, or int's own for a number with too many digits
         raise UserError(f"{path}: not valid JSON, perhaps truncated ({error}); fetch or write it again") from error
 
 
@@ -65,16 +65,16 @@ def _without_duplicates(path: Path, pairs: list[tuple[str, object]]) -> dict[str
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a file of any size, plain or gz, with their ends; otherwise as `read_text`."""
+    """Iterates over the lines, with their ends, of a plain or gzip file of any size; decodes as `read_text` does."""
     for block in read_blocks(path):
         yield from io.StringIO(block.decode("utf-8", "replace"), newline="")
 
 
 def read_blocks(path: Path, progress: Callable[[int], None] = lambda position: None) -> Iterator[bytes]:
-    """The text of a file, plain or gz, in blocks of whole lines, each with its line end; without a byte order mark.
+    """Iterates over a plain or gzip file in blocks of whole lines with their line ends, without a byte order mark.
 
-    progress is told the bytes of the file that have been read. What stands after the end of a gz is left out, with a
-    warning. Raises UserError for a damaged or truncated gz, UTF-16, or an endless line.
+    progress: called with the number of file bytes read so far. Data after the end of the gzip stream are skipped with a
+    warning. Raises UserError for a damaged or truncated gzip, UTF-16, or a line longer than `LONGEST`.
     """
     rest, first = b"", True
     with path.open("rb") as file:
@@ -96,15 +96,15 @@ def read_blocks(path: Path, progress: Callable[[int], None] = lambda position: N
 
 
 def refuse_utf16(path: Path, start: bytes) -> None:
-    """Raises UserError if a file that starts so is UTF-16, as PowerShell's `>` and Excel's "Unicode text" write it."""
+    """Raises UserError if a file beginning with `start` is UTF-16, as of PowerShell's `>` or Excel's "Unicode text"."""
     marked = start.startswith((b"\xff\xfe", b"\xfe\xff"))
-    latin = len(start) > 3 and (start[:4:2] == b"\0\0") != (start[1:4:2] == b"\0\0")  # without a mark
+    latin = len(start) > 3 and (start[:4:2] == b"\0\0") != (start[1:4:2] == b"\0\0")  # ASCII without a mark
     if marked or latin:
         raise UserError(f"{path}: is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8 FILE > NEW")
 
 
 def _unpacked(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """The text of a gz of one or more members, in blocks that are not empty."""
+    """Iterates over the text of a gzip file of one or more members in non-empty blocks."""
     member, data = zlib.decompressobj(wbits=31), file.read(_PACKED)
     while data:
         try:
