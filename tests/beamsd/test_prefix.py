@@ -86,7 +86,7 @@ def test_generate_and_auto_take_it():
     expected = target.generate(**options, custom_generate=plain)
     for _ in range(12):
         assert torch.equal(target.generate(**options, custom_generate=decode), expected)
-    read = [f for ledgers in decode.auto._ledgers.values() for each in ledgers.values() for f in each.forwards]
+    read = [f for ledgers in decode.auto._histories.values() for each in ledgers.values() for f in each.forwards]
     assert len(read) > 3
     assert min(f.target[0] for f in read) == 0  # plain beam search adds nothing to the prompt
 
