@@ -10,10 +10,10 @@ import pytest
 
 from conftest import ROOT
 from genrec.runtime.errors import UserError
-from genrec.runtime.flags import RANGES, Flag, convert, help_text, meanings
+from genrec.runtime.flags import RANGES, Flag, convert, help_text, meanings, read_flags
 from specgr.configuration.config import all_flags
 
-UNBOUNDED = {"min_rating", "threshold", "thresholds"}
+UNBOUNDED = {"threshold", "thresholds"}
 PROGRAMS = [path.stem for path in sorted((ROOT / "code").glob("*.py"))]
 PROGRAMS += ["specgr.process_data"]
 PROGRAMS += [f"atspeed.tools.{path.stem}" for path in sorted((ROOT / "code/atspeed/tools").glob("[!_]*.py"))]
@@ -65,6 +65,17 @@ def test_help_shows_type_default_and_meaning():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("arguments", [["--threshold", "-inf"], ["--threshold=-inf"], ["--threshold", "-.inf"]])
+def test_minus_infinity_is_a_value_and_no_flag(arguments):
+    assert read_flags(arguments, {"threshold": Flag(float, -1.8)}) == {"threshold": -math.inf}
+
+
+def test_what_is_no_number_is_refused_without_a_warning(recwarn):
+    with pytest.raises(UserError, match="--seed takes int, not '5or'"):
+        read_flags(["--seed", "5or"], {"seed": Flag(int, 0)})
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("value", "hint", "expected"),
     [
@@ -92,6 +103,8 @@ def test_text_and_yaml_become_the_same_values(value, hint, expected):
         ("weight_decay", math.nan, "at least 0"),
         ("alpha", 1.5, "in 0 … 1"),
         ("seed", -1, "in 0 … 4294967295"),
+        ("min_rating", math.nan, "finite"),
+        ("min_rating", math.inf, "finite"),
         ("codebooks", (8, 1), "at least 2, each"),
         ("ratios", (8.0, 1.0, 0.0), "above 0, each"),
     ],

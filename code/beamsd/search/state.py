@@ -109,8 +109,13 @@ class SearchState:
         self.tree = Tree.empty(len(input_ids), capacity, input_ids.device)
         self.prompt_tokens = input_ids.shape[1] - prefix_tokens
         self.reader = read(capacity)
+
+        def draft_reader() -> TreeReader:
+            assert read_draft is not None, "the plan drafts with a model"
+            return read_draft(capacity)
+
         # On CUDA, looking at the draft would be one more host sync.
-        self.drafter = make_drafter(plan, lambda: (read_draft or read)(capacity), static or input_ids.is_cuda)
+        self.drafter = make_drafter(plan, draft_reader, static or input_ids.is_cuda)
 
     def begin(self) -> Tensor:
         """Start with the prompts alone. Returns what the host reads before a round: levels left, and the counts that

@@ -262,9 +262,8 @@ def _choose(
     ]  # fmt: skip
     if close:
         rare = min(close, key=lambda choice: histories[choice].tries)
-        if AGAIN * (histories[rare].tries - TRIES + 1) * len(close) < sum(
-            history.tries for history in histories.values()
-        ):
+        tries = sum(each.tries for each in histories.values())
+        if AGAIN * (histories[rare].tries - TRIES + 1) * len(close) < tries:
             return rare, True
     return best, False
 

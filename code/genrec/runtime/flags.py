@@ -8,6 +8,7 @@ import math
 import re
 import types
 import typing
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from inspect import Parameter
@@ -17,7 +18,7 @@ import fire.parser
 
 from genrec.runtime.errors import UserError
 
-_VALUE_ENDS = re.compile(r"--|-[a-zA-Z]|-$")  # the start of an argument that is not the value of the flag before it
+_VALUE_ENDS = re.compile(r"--|-(?!inf$)[a-zA-Z]|-$")  # the start of an argument that is not a value
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Range:
         return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
+        if self.low == -math.inf:
+            return "finite"
         if self.high < math.inf:
             return f"in {self.low:.10g} … {self.high:.10g}"
         return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
@@ -65,6 +68,7 @@ RANGES = {
     "codebooks": Range(2),
     "lora_dropout": Range(0, 0.99),
     "mean_length": Range(4),
+    "min_rating": Range(-math.inf),
     "n_items": Range(50),
     "seed": Range(0, 2**32 - 1),  # the seeds that numpy accepts
 }
@@ -134,7 +138,9 @@ def convert(where: str, value: object, hint: object) -> object:
     if value == "" and hint is str:
         raise UserError(f"{where} is empty; give a value")
     if isinstance(value, str) and hint is not str:
-        value = fire.parser.DefaultParseValue(value)
+        with warnings.catch_warnings():  # of what is no value, such as 5or: it is refused below
+            warnings.simplefilter("ignore", SyntaxWarning)
+            value = fire.parser.DefaultParseValue(value)
         if hint is bool and str(value).lower() in ("true", "false"):  # lower case, as in shell scripts
             return str(value).lower() == "true"
     if hint is float and type(value) in (int, str):

@@ -142,7 +142,7 @@ def run_configured(main: Callable[[Config, Flags], None], own: type[Flags]) -> N
 def all_flags(own: type[Flags]) -> dict[str, Flag]:
     """The flags of a program: --config, its own, and every key of the configuration."""
     keys = {"config": Flag(str)} | _keys(own) | _keys(Config)
-    return keys | {"dataset": replace(keys["dataset"], default=None)}  # the file has it
+    return keys | {"dataset": replace(keys["dataset"], default="the file's")}  # for --help; the file must have it
 
 
 def read_arguments(arguments: list[str], own: type[Flags]) -> tuple[Config, Flags]:

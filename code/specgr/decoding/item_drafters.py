@@ -55,7 +55,7 @@ class Drafted:
 
     @torch.inference_mode()
     def recommend(self, histories: Tensor, k: int) -> RankedLists:
-        """See `lists.ItemRanker`."""
+        """See `ItemRanker`."""
         scores = self.drafter.scores(self.verifier.encode(histories))
         best = scores.topk(min(k, scores.shape[1]))
         return RankedLists(best.indices.masked_fill(best.values.isneginf(), NOTHING), best.values)
@@ -75,7 +75,7 @@ class UniSRecDrafter:
         return cls(model, texts, torch.cat([model.items(part) for part in texts.split(batch_size)]))
 
     def scores(self, encoded: EncodedHistories) -> Tensor:
-        """See `drafters.ItemDrafter`."""
+        """See `ItemDrafter`."""
         return self.model.histories(encoded.items, self.texts) @ self.items.T
 
 
@@ -83,6 +83,6 @@ class Histories:
     """The `Verifier` of a drafter that needs no encoder."""
 
     def encode(self, histories: Tensor) -> EncodedHistories:
-        """See `verify.Verifier`."""
+        """See `Verifier`."""
         nothing = histories.new_zeros(len(histories), 0)
         return EncodedHistories(histories, nothing[..., None].float(), nothing)

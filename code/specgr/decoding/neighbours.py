@@ -30,7 +30,7 @@ class NeighbourDrafter:
         self.vectors, self.decay = normalize(vectors.double(), dim=-1), decay
 
     def scores(self, encoded: EncodedHistories) -> Tensor:
-        """See `drafters.ItemDrafter`."""
+        """See `ItemDrafter`."""
         real = encoded.items != NOTHING
         after = real.flip(-1).cumsum(-1).flip(-1) - 1  # items that follow in the history
         weight = torch.where(real, self.decay**after, 0.0)

@@ -79,7 +79,7 @@ class SpecGR:
 
     @torch.inference_mode()
     def recommend(self, histories: Tensor, k: int) -> RankedLists:
-        """See `lists.ItemRanker`. All rows hold K items, or the whole catalogue where it has no more (but for items
+        """See `ItemRanker`. All rows hold K items, or the whole catalogue where it has no more (but for items
         that the drafter forbids). Scores are V; an item without V scores below UNVERIFIED."""
         encoded, levels, width = self.verifier.encode(histories), self.prefixes.levels, self.settings.num_beams
         left = self.drafter.scores(encoded)  # (b, n_items), -inf once drafted

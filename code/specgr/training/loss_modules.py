@@ -95,7 +95,7 @@ class Stage2Loss(Stage1Loss):
         self, model: Tiger, codes: Codes, examples: Examples, plan: ContrastivePlan, processes: int, items: Tensor,
         seen: Tensor,
     ):  # fmt: skip
-        """items: (n_items, p), see `drafters.item_embeddings`. seen: (n_items,) bool."""
+        """items: (n_items, p), see `item_embeddings`. seen: (n_items,) bool."""
         super().__init__(model, codes, examples, plan, processes)
         self.items, self.row = items[seen], seen.cumsum(0) - 1
 
