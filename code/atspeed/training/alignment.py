@@ -148,10 +148,19 @@ def _own_beams(
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model in eval mode, and then as it was."""
-    training = model.training
+    """The model as inference runs it, and then as it was: in eval mode, computing in the dtype of its weights.
+
+    For mixed precision accelerate wraps the model's `forward` in autocast, and `unwrap_model` leaves that on.
+    """
+    training, own = model.training, vars(model)
+    wrapped = own.get("forward")
+    if "_original_forward" in own:
+        own["forward"] = own["_original_forward"]
     model.eval()
     try:
-        yield
+        with torch.autocast(model.device.type, enabled=False):
+            yield
     finally:
         model.train(training)
+        if wrapped is not None:
+            own["forward"] = wrapped
