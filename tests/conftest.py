@@ -203,7 +203,7 @@ class Tape(TorchDispatchMode):
     operation that would wait for the device is an error, as it is while a graph is captured.
     """
 
-    made = 0
+    made = nbytes = 0
 
     def __init__(self):
         super().__init__()

@@ -39,6 +39,10 @@ class Tree:
     def capacity(self) -> int:
         return self.tokens.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        return self.tokens.nbytes + self.parents.nbytes + self.visible.nbytes
+
     @classmethod
     def empty(cls, batch: int, capacity: int, device: torch.device) -> Tree:
         """Trees of no node that can hold `capacity`."""

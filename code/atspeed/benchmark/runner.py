@@ -163,5 +163,5 @@ def _sequences(lists: DecodedLists) -> list[list[tuple[int, ...]]]:
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -42,6 +42,10 @@ class TreeReader(Protocol):
     forwards: list[int]  # tokens a row that each forward has read
     read: int  # slots of the tree that it has read
 
+    @property
+    def nbytes(self) -> int:
+        """Of its keys and values."""
+
     def begin(self, batch: int) -> None:
         """Start over with an empty tree of `batch` rows."""
 
@@ -130,6 +134,12 @@ class Reader:
         assert name is not None, "check_model comes first"
         self.cache = {name: Cache(layers=self.layers)}
         self.return_to(())
+
+    @property
+    def nbytes(self) -> int:
+        """Of its keys and values."""
+        made = (layer for layer in self.layers if layer.is_initialized)
+        return sum(layer.all_keys.nbytes + layer.all_values.nbytes for layer in made)
 
     def _fill_cache(self, batch: int) -> None:
         """Read a token, so that the cache is there before anything is compiled; what it wrote is overwritten."""

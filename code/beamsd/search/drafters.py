@@ -32,6 +32,9 @@ class Drafter(Protocol):
         left: (B,) long, levels left in each row.
         """
 
+    def relevant(self, left: int, known: Sequence[int]) -> tuple[int, Sequence[int]]:
+        """`left` and `known` without what has no influence on `draft`, so that equal ones draft equal shapes."""
+
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
         """Append levels below `beams`, whose nodes are the tree's from slot `since` on.
 
@@ -48,6 +51,9 @@ class NoDrafter:
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
         return left.new_zeros(0, len(left))
 
+    def relevant(self, left: int, known: Sequence[int]) -> tuple[int, Sequence[int]]:
+        return 1, ()
+
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
         return []
 
@@ -61,6 +67,9 @@ class ModelDrafter(NoDrafter):
     widths: tuple[int, ...]  # N of each level, so gamma numbers
     readers: tuple[TreeReader, ...]  # one
     follows = True
+
+    def relevant(self, left: int, known: Sequence[int]) -> tuple[int, Sequence[int]]:
+        return min(left, len(self.widths) + 1), ()
 
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
         levels = []
@@ -87,14 +96,22 @@ class TrieDrafter(NoDrafter):
         below = self.legal.trie.below(beams.states, levels).masked_fill(beams.illegal(), 0).sum(-1)
         return below.masked_fill(torch.arange(1, levels + 1, device=left.device)[:, None] >= left, 0)
 
-    def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
-        levels, room = [], self.nodes
+    def relevant(self, left: int, known: Sequence[int]) -> tuple[int, Sequence[int]]:
+        """The widths of the levels that are drafted."""
+        widths, room = [], self.nodes
         for depth, count in enumerate(known):
             width = min(count, room) if depth == 0 else count
             if not 0 < width <= room:
                 break
+            widths.append(width)
+            room -= width
+        return 1, widths
+
+    def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
+        levels = []
+        for width in self.relevant(left, known)[1]:
             levels.append(self.level(tree, beams, width))
-            beams, room = levels[-1].beams, room - width
+            beams = levels[-1].beams
         return levels
 
     def level(self, tree: Tree, beams: Beams, width: int) -> Level:
@@ -120,6 +137,11 @@ class HybridDrafter(NoDrafter):
 
     def host_counts(self, beams: Beams, left: Tensor) -> Tensor:
         return self.below.host_counts(beams, left)
+
+    def relevant(self, left: int, known: Sequence[int]) -> tuple[int, Sequence[int]]:
+        if self.readers[0].forwards or left < 3:
+            return self.below.relevant(left, known)
+        return left, known[:1]
 
     def draft(self, tree: Tree, beams: Beams, since: int, left: int, known: Sequence[int]) -> list[Level]:
         if self.readers[0].forwards or left < 3:

@@ -117,6 +117,11 @@ class SearchState:
         # On CUDA, looking at the draft would be one more host sync.
         self.drafter = make_drafter(plan, draft_reader, static or input_ids.is_cuda)
 
+    @property
+    def nbytes(self) -> int:
+        """Of tree and caches."""
+        return self.tree.nbytes + sum(reader.nbytes for reader in (self.reader, *self.drafter.readers))
+
     def begin(self) -> Tensor:
         """Start with the prompts alone. Returns what the host reads before a round: levels left, and the counts that
         the drafter asks for (1 + m,), each the largest of the rows."""

@@ -99,7 +99,7 @@ class Auto:
         self.given = Choice("model", gamma, draft_width if draft_width is None else _tuple(draft_width), nodes)
         self._curves: WeakKeyDictionary[PreTrainedModel, Curve] = WeakKeyDictionary()
         self._histories: dict[Requests, dict[Choice, ChoiceHistory]] = {}
-        self._seen: set[tuple] = set()
+        self._seen: set[tuple[Requests, Choice]] = set()
         self._decided: dict[tuple[Requests, int], tuple[Choice, int]] = {}  # and for how many more requests
         self._lock = RLock()  # threads learn together; they search at the same time
 
@@ -121,20 +121,23 @@ class Auto:
         compiles = program is not None and program.compiles(target)
         if is_trial and compiles:
             program = None
+        recorded = program.recorded if program else 0
         start = time.perf_counter()
         result = beam_search(
             target, input_ids, attention_mask, draft=draft, clock=clock, prefix=prefix, program=program, **settings,
             **vars(choice),
         )  # fmt: skip
         seconds = time.perf_counter() - start
+        only_decoded = not program or not (program.compiles(target) or program.recorded > recorded)
         with self._lock:
-            self._learn(requests, choice, result, seconds, program, target, draft)
+            self._learn(requests, choice, result, seconds if only_decoded else None, target, draft)
         return result
 
     def _learn(
-        self, requests: Requests, choice: Choice, result: Result, seconds: float, program: Program | None,
+        self, requests: Requests, choice: Choice, result: Result, seconds: float | None,
         target: PreTrainedModel, draft: PreTrainedModel | None,
     ) -> None:  # fmt: skip
+        """seconds: None where a part of them went into compiling or capturing."""
         if len(self._histories[requests]) == 1:
             return
         history = self._histories[requests][choice]
@@ -142,13 +145,12 @@ class Auto:
         forwards = Forwards(_without(result.target_tokens, prompt), _without(result.draft_tokens, prompt))
         history.forwards.append(forwards)
         history.tries += 1
-        if program is not None and program.compiles(target):
+        if seconds is None:
             return
-        # What runs for the first time is not timed: memory is fetched, kernels load, shapes are captured or compiled.
-        shapes = (requests, choice, result.target_tokens if program else None)
-        if shapes in self._seen:
+        # What runs for the first time is not timed: memory is fetched, kernels load.
+        if (requests, choice) in self._seen:
             history.learn(seconds / self._seconds(forwards, requests.batch, prompt, target, draft))
-        self._seen.add(shapes)
+        self._seen.add((requests, choice))
 
     def _decide(
         self, requests: Requests, prompt: int, target: PreTrainedModel, draft: PreTrainedModel | None, settings: dict

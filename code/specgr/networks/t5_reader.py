@@ -32,6 +32,11 @@ class T5Reader:
         self.hidden, self.mask = hidden, attention_mask
         self.begin(len(hidden))
 
+    @property
+    def nbytes(self) -> int:
+        """Of its keys and values."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
     def begin(self, batch: int) -> None:
         """Start over."""
         self.forwards: list[int] = []
