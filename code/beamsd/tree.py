@@ -18,7 +18,7 @@ from torch import Tensor
 class Tree:
     """An append-only token tree per request, preallocated: nodes are written into slots, nothing is ever moved.
 
-    >>> tree = Tree.trunk(torch.tensor([[11, 12]]), torch.ones(1, 2), capacity=4)   # a prompt of two tokens
+    >>> tree = Tree.trunk(torch.tensor([[11, 12]]), None, capacity=4)   # a prompt of two tokens
     >>> tree.append(torch.tensor([[1, 1]]), torch.tensor([[21, 22]]))               # two children of its last node
     tensor([[2, 3]])
     >>> tree.visible[0].int()
@@ -34,6 +34,7 @@ class Tree:
     parents: Tensor  # (B, capacity)           long, slots
     visible: Tensor  # (B, capacity, capacity) bool, visible[b, i, j]: node i attends to node j
     size: int  # n, slots in use; the same in every row
+    causal: int = 0  # the first slots that attend to all slots before them, in every row: of prompts without padding
 
     @property
     def capacity(self) -> int:
@@ -54,22 +55,26 @@ class Tree:
         )
 
     @classmethod
-    def trunk(cls, input_ids: Tensor, attention_mask: Tensor, capacity: int) -> Tree:
+    def trunk(cls, input_ids: Tensor, attention_mask: Tensor | None, capacity: int) -> Tree:
         """The left-padded prompts (B, P), as trees without branches that can hold `capacity` >= P nodes."""
         tree = cls.empty(len(input_ids), capacity, input_ids.device)
         tree.reset(input_ids, attention_mask)
         return tree
 
-    def reset(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """Start over with the left-padded prompts (B, P) alone."""
+    def reset(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        """Start over with the left-padded prompts (B, P) alone. attention_mask: None where the host knows that nothing
+        is padded."""
         P = input_ids.shape[1]
         assert self.capacity >= P, (self.capacity, P)
         slot = torch.arange(P, device=input_ids.device)
-        self.size = P
+        self.size, self.causal = P, P if attention_mask is None else 0
         self.tokens[:, :P] = input_ids
         self.parents[:, :P] = (slot - 1).clamp(min=0)
-        # Padding attends to itself alone: no softmax over an empty row, and position 0.
-        self.visible[:, :P, :P] = (slot[:, None] >= slot) & attention_mask.bool()[:, None] | (slot[:, None] == slot)
+        earlier = slot[:, None] >= slot
+        if attention_mask is not None:
+            # Padding attends to itself alone: no softmax over an empty row, and position 0.
+            earlier = earlier & attention_mask.bool()[:, None] | (slot[:, None] == slot)
+        self.visible[:, :P, :P] = earlier
 
     def append(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Append one child to each parent, both (B, m); returns the new nodes' slots (B, m)."""
@@ -90,7 +95,7 @@ class Tree:
 
     def rows(self, rows: Tensor) -> Tree:
         """The trees of these rows (b,) alone."""
-        return Tree(self.tokens[rows], self.parents[rows], self.visible[rows], self.size)
+        return Tree(self.tokens[rows], self.parents[rows], self.visible[rows], self.size, self.causal)
 
     def live(self, nodes: Tensor, below: int) -> Tensor:
         """Which slots (B, below) hold a node that `nodes` (B, m) still attend to; the others are dead."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from atspeed.benchmark.growth import plan_growth, save_grown
+from atspeed.benchmark.growth import grown, plan_growth, save_grown
 from atspeed.checkpoints.checkpoint import DataSetting, open_checkpoint, save_checkpoint
 from atspeed.checkpoints.loading import add_item_tokens, init_model, load_model, load_tokenizer
 from atspeed.checkpoints.shapes import SHAPES, Shape
@@ -77,24 +77,24 @@ def logits(model, ids, mask):
 
 
 def test_logits_and_lists_are_those_of_the_small_model(models):
-    small, grown, shape = models
+    small, large, shape = models
     for field, value in asdict(shape).items():
-        assert getattr(grown.config, field) == (value or small.config.vocab_size)
-    assert (grown.lm_head.weight is grown.model.embed_tokens.weight) == small.config.tie_word_embeddings
+        assert getattr(large.config, field) == (value or small.config.vocab_size)
+    assert (large.lm_head.weight is large.model.embed_tokens.weight) == small.config.tie_word_embeddings
     ids, mask = random_prompts(4, 12)
     expected = logits(small, ids, mask)
-    torch.testing.assert_close(logits(grown, ids, mask), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
-    before, after = (beam_search(m, ids, mask, trie=Trie(random_items(200)), width=5) for m in (small, grown))
+    torch.testing.assert_close(logits(large, ids, mask), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+    before, after = (beam_search(m, ids, mask, trie=Trie(random_items(200)), width=5) for m in (small, large))
     assert torch.equal(after.sequences, before.sequences)
     torch.testing.assert_close(after.scores, before.scores, atol=1e-4, rtol=1e-4)
 
 
 def test_stored_in_bfloat16_all_is_random_but_what_must_be_zero(tmp_path):
     write_small(tmp_path / "small")
-    grown = grow(tmp_path, Shape(128, 192, 4, 8, 4, None), torch.bfloat16)
+    large = grow(tmp_path, Shape(128, 192, 4, 8, 4, None), torch.bfloat16)
     files = sorted((tmp_path / "grown").glob("*.safetensors"))
     stored = {name: weight for file in files for name, weight in load_file(file).items()}
-    assert stored.keys() == grown.state_dict().keys()
+    assert stored.keys() == large.state_dict().keys()
     assert len(files) == 1 + 4, "one a layer"
     # The small head has half of the dimensions, so 4 of 8 heads have half of their queries zero.
     most = {"embed_tokens": 1, "o_proj": 1, "down_proj": 1, "q_proj": 4 / 8 * 1 / 2}
@@ -104,7 +104,7 @@ def test_stored_in_bfloat16_all_is_random_but_what_must_be_zero(tmp_path):
 
     (ids, mask), small = random_prompts(4, 12), str(tmp_path / "small")
     exact, rounded = (logits(load_model(small, dtype), ids, mask) for dtype in (torch.float32, torch.bfloat16))
-    assert (logits(grown, ids, mask) - exact).abs().mean() < 2 * (rounded - exact).abs().mean(), "more than rounding"
+    assert (logits(large, ids, mask) - exact).abs().mean() < 2 * (rounded - exact).abs().mean(), "more than rounding"
 
 
 BASE = Shape(64, 64, 2, 4, 2, None)
@@ -194,3 +194,14 @@ def test_the_script_refuses_before_any_work(tmp_path, monkeypatch, flags, messag
     with pytest.raises(UserError, match=re.escape(message)):
         grow_model.main(**({"model": "model", "output": "grown", "shape": "tiny"} | flags))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("case", ["groups of 3 split into 2 and 1", "tied embeddings"])
+def test_grown_in_memory_it_is_what_is_written(case, tmp_path):
+    changes, shape = CASES[case]
+    small = write_small(tmp_path / "small", **changes)
+    written, made = grow(tmp_path, shape), grown(small, shape, torch.float32, torch.device("cpu"))
+    sizes = [{name: weight.shape for name, weight in model.state_dict().items()} for model in (written, made)]
+    assert sizes[0] == sizes[1]
+    ids, mask = random_prompts(4, 12)
+    torch.testing.assert_close(logits(made, ids, mask), logits(written, ids, mask), atol=1e-3, rtol=1e-3)

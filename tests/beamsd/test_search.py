@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from beamsd import Clock, Trace, Trie, beam_search
+from beamsd import Clock, Prefix, Trace, Trie, beam_search
 from conftest import (
     ARCHITECTURES,
     LENGTH,
@@ -228,3 +228,47 @@ def test_a_trace_of_more_than_plain_beam_search_is_refused(settings):
     settings = {"trie": Trie(random_items(30)), "drafter": "none"} | settings
     with pytest.raises(ValueError, match="trace takes a trie"):
         beam_search(tiny_llama(0, layers=1), ids, mask, width=5, trace=Trace(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("moved", "message"),
+    [
+        ("draft", "the draft is on meta and the prompts are on cpu: put target, draft and prompts on one device"),
+        ("target", "the target is on meta and the prompts are on cpu"),
+        ("attention_mask", "input_ids are on cpu and attention_mask on meta"),
+    ],
+)
+def test_what_is_on_another_device_is_named(moved, message):
+    ids, mask = random_prompts(2, 4)
+    given = {"target": tiny_llama(1, 1), "draft": tiny_llama(2, 1), "input_ids": ids, "attention_mask": mask}
+    given[moved] = given[moved].to("meta")
+    with pytest.raises(ValueError, match=message):
+        beam_search(**given, width=3, gamma=2, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kept", [False, True], ids=["no prefix", "prefix"])
+def test_prompts_without_padding_are_read_without_a_mask(padded, kept, monkeypatch):
+    """So that flash kernels serve, and no mask over all pairs of the prompt's tokens is held."""
+    target, draft, ids = tiny_llama(1, 2), tiny_llama(2, 1), torch.randint(3, VOCABULARY, (3, 9))
+    ids[:, :2] = torch.tensor([5, 7])
+    mask = torch.ones_like(ids)
+    mask[0, :4] = not padded
+    ids[0, 4:6] = torch.tensor([5, 7])
+    prefix, trie = Prefix([5, 7]) if kept else None, Trie(random_items(60))
+    plain = [
+        beam_search(target, row[seen.bool()][None], trie=trie, width=4) for row, seen in zip(ids, mask, strict=True)
+    ]
+    masks, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, *args, attn_mask=None, **kwargs):
+        if query.shape[-2] >= 7:  # the prompt, with or without the prefix
+            masks.append(attn_mask is not None)
+        return attention(query, *args, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    result = beam_search(target, ids, mask, trie=trie, width=4, draft=draft, gamma=1, draft_width=4, prefix=prefix)
+    assert masks[0] == (padded or kept), "the draft, which reads the prompt alone"
+    beam_search(target, ids, mask, trie=trie, width=4, prefix=prefix)
+    assert masks[-1] == (padded or kept)
+    assert result.sequences.tolist() == [row.sequences[0].tolist() for row in plain]

@@ -70,12 +70,30 @@ def plan_growth(path: str, shape: Shape) -> Growth:
             f"choose from {fit}" if fit else "add one that holds it to SHAPES in code/atspeed/checkpoints/shapes.py"
         )
         raise UserError(f"--shape: {obstacle}; {advice}")
+    return Growth(path, facts, small, _enlarged(small, shape))
+
+
+@torch.no_grad()
+def grown(
+    small: LlamaForCausalLM, shape: Shape, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> LlamaForCausalLM:
+    """A LLaMA of this shape in memory, in eval mode, with the behaviour of the small one, as `save_grown` writes it."""
+    with torch.device(device):
+        large = LlamaForCausalLM._from_config(_enlarged(small.config, shape), dtype=dtype)
+    old, parts = small.state_dict(), _parts(small.config, large.config)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, weight in large.named_parameters():  # tied ones once
+        weight.copy_(_grow(old.get(name), weight.shape, parts[name.split(".")[-2]], dtype, generator))
+    return large.eval()
+
+
+def _enlarged(small: LlamaConfig, shape: Shape) -> LlamaConfig:
     large = deepcopy(small)
     large.update({field: getattr(shape, field) for field in GROWS})
     large.head_dim = shape.hidden_size // shape.num_attention_heads
     # The mean of squares is over the width, and zeros dilute it; _parts scales the weights of the norms to match.
     large.rms_norm_eps = small.rms_norm_eps * small.hidden_size / large.hidden_size
-    return Growth(path, facts, small, large)
+    return large
 
 
 def _check_kind(path: str, config: LlamaConfig) -> None:
@@ -149,15 +167,15 @@ def _parts(small: LlamaConfig, large: LlamaConfig) -> dict[str, Part]:
 
 
 def _grow(old: Tensor | None, size: torch.Size, part: Part, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """One weight of the large model. old: the small model's; None in a layer that it does not have."""
-    new = torch.full(size, part.mean, dtype=dtype)
+    """One weight of the large model, where the generator is. old: the small model's; None in a layer that it lacks."""
+    new = torch.full(size, part.mean, dtype=dtype, device=generator.device)
     if part.spread:
         new.normal_(part.mean, part.spread, generator=generator)
     if old is None:
         return new
     if part.silent is not None:
         new[part.silent] = 0
-    new[part.index] = (old[part.source] * part.scale).to(dtype)
+    new[part.index] = (old[part.source] * part.scale).to(new)
     return new
 
 

@@ -101,11 +101,15 @@ def verdict(records: Sequence[Record], exact: bool) -> str:
     lists = defaultdict(set)
     for record in records:
         lists[record.width, record.request].add(tuple(map(tuple, record.sequences)))
-    same = sum(len(found) == 1 for found in lists.values())
+    differ = {key for key, found in lists.items() if len(found) > 1}
+    same = len(lists) - len(differ)
     if not exact:
         return f"{same} of {len(lists)} lists identical for all methods (not promised in this precision)"
-    ties = len(lists) - same
-    return f"{same} of {len(lists)} lists identical for all methods; {ties} differ by a tie in float32"
+    unknown = {(record.width, record.request) for record in records if not record.settled}
+    said = f"{same} of {len(lists)} lists identical for all methods; {len(differ - unknown)} differ by a tie in float32"
+    if unknown:
+        said += f"; {len(unknown)} differ, in items or scores, and need more memory to be decoded in float64"
+    return said
 
 
 def results_name(widths: Sequence[int], draft: str, batch_sizes: Sequence[int], *others: str) -> str:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from atspeed.benchmark.memory import peak_memory
 from atspeed.benchmark.methods import DecodedLists, Method
 from atspeed.prompts import left_pad
 from beamsd import Clock
+from beamsd.models.numerics import exact_float32
+from genrec.runtime.machine import free_memory
 from genrec.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ class Record:
     target_tokens: int  # that the target read, the prompt included
     draft_tokens: int
     parts: dict[str, float] = field(default_factory=dict)  # seconds by part: draft, target, verify
-    tie: bool = False  # the lists differ in this precision, and agree in float64
+    tie: bool = False  # lists or scores differ in this precision, and agree in float64
+    settled: bool = True  # False where they differ, and float64 could not be asked for want of memory
 
 
 class MethodBenchmark:
@@ -45,7 +48,8 @@ class MethodBenchmark:
     ):  # fmt: skip
         """models: the target, then drafts. items: (n_items, L) token ids. make: the methods of such models.
 
-        In float32 the lists of all methods but those that draw at random must be equal; else they are counted.
+        In float32 the lists of all methods but those that draw at random must be equal; else they are counted. What
+        differs by rounding is told from what is wrong in float64, on the CPU, if the models fit into its memory so.
         """
         self.models, self.make, self.methods = models, make, make(*models)
         assert models[0] is not None
@@ -63,6 +67,13 @@ class MethodBenchmark:
         done: what is left out, as (K, request). keep: is given the records of every batch as soon as they are there.
         Raises RuntimeError if, in float32, lists differ by more than rounding, or an item is not in the catalogue.
         """
+        with exact_float32():  # TF32 would be another model's lists
+            return self._run(prompts, requests, widths, batch_size, warmup, done, keep)
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], requests: Sequence[int], widths: Sequence[int], batch_size: int,
+        warmup: int, done: Set[tuple[int, int]], keep: Callable[[list[Record]], object],
+    ) -> list[Record]:  # fmt: skip
         left = {width: [i for i in requests if (width, i) not in done] for width in widths}
         records = []
         bar = progress_bar(sum(map(len, left.values())), "inference", "request")
@@ -101,17 +112,15 @@ class MethodBenchmark:
                 if not self.legal.issuperset(sequences):
                     raise RuntimeError(f"request {request}, K {width}: {name} recommends what is not in the catalogue")
             equal = {name: found[name] for name, method in self.methods.items() if not method.draws}
-            tie = self.exact and len(set(map(tuple, equal.values()))) > 1
-            if tie:
-                self._settle(prompts[row], request, width, equal)
-            elif self.exact:
-                self._check_scores({name: decoded[name][0] for name in equal}, row, request, width)
+            scored = {name: decoded[name][0] for name in equal}
+            tie = self.exact and (len(set(map(tuple, equal.values()))) > 1 or not self._have_equal_scores(scored, row))
+            settled = not tie or self._settle(prompts[row], request, width, equal)
             for name, (lists, seconds, parts) in decoded.items():
                 rounds = [] if lists.accepted is None else [a for a in lists.accepted[row].tolist() if a >= 0]
                 yield Record(
                     request, name, width, [list(s) for s in found[name]], seconds / len(requests),
                     int(lists.target_calls[row]), sum(rounds) / len(rounds) if rounds else None, lists.target_tokens,
-                    lists.draft_tokens, {part: value / len(requests) for part, value in parts.items()}, tie,
+                    lists.draft_tokens, {part: value / len(requests) for part, value in parts.items()}, tie, settled,
                 )  # fmt: skip
 
     def _decode(
@@ -128,29 +137,52 @@ class MethodBenchmark:
     ) -> tuple[DecodedLists, float, dict[str, float]]:
         ids, mask = (tensor.to(self.device) for tensor in left_pad(prompts))
         clock = Clock(ids.device)
-        start = _now(ids.device)
+        start = now(ids.device)
         lists = method.decode(ids, mask, width, clock)
-        return lists, _now(ids.device) - start, clock.seconds()
+        return lists, now(ids.device) - start, clock.seconds()
 
-    def _check_scores(self, decoded: dict[str, DecodedLists], row: int, request: int, width: int) -> None:
-        """Equal lists have equal scores, within 1e-4."""
-        scores = {
-            name: lists.scores[row, : lists.found[row]] for name, lists in decoded.items() if lists.scores is not None
-        }
-        first = next(iter(scores.values()))
-        for name, other in scores.items():
-            if not torch.allclose(first, other, atol=1e-4, rtol=1e-5):
-                raise RuntimeError(f"request {request}, K {width}: {name} gives the right list with other scores")
+    def _have_equal_scores(self, decoded: dict[str, DecodedLists], row: int) -> bool:
+        """Whether equal lists have equal scores, within 1e-4."""
+        scores = [lists.scores[row, : lists.found[row]] for lists in decoded.values() if lists.scores is not None]
+        return all(torch.allclose(scores[0], other, atol=1e-4, rtol=1e-5) for other in scores[1:])
 
-    def _settle(self, prompt: Sequence[int], request: int, width: int, found: dict[str, list]) -> None:
-        """Decode in float64 a request whose lists differ: if they still do, it is no tie but an error."""
+    def _settle(self, prompt: Sequence[int], request: int, width: int, found: dict[str, list]) -> bool:
+        """Decode in float64 a request whose lists or scores differ: if they still do, it is no tie but an error.
+
+        Returns whether there was the memory for it; if not, nothing is known.
+        """
+        if self._double is None and not self._fits_in_float64():
+            logger.warning(
+                f"request {request}, K {width}: the lists or scores differ, and this machine has too little memory for "
+                "the models in float64, which would tell a tie from an error"
+            )
+            return False
         if self._double is None:
-            self._double = self.make(*(model and deepcopy(model).double() for model in self.models))
-        ids, mask = (tensor.to(self.device) for tensor in left_pad([prompt]))
-        lists = [self._double[name].decode(ids, mask, width, Clock(ids.device)) for name in found]
-        if len({tuple(_sequences(exact)[0]) for exact in lists}) > 1:
+            self._double = self.make(*(model and in_float64(model) for model in self.models))
+        ids, mask = left_pad([prompt])
+        exact = {name: self._double[name].decode(ids, mask, width, Clock(ids.device)) for name in found}
+        if len({tuple(_sequences(lists)[0]) for lists in exact.values()}) > 1:
             raise RuntimeError(f"request {request}, K {width}: the lists differ, in float64 too: {found}")
+        if not self._have_equal_scores(exact, 0):
+            raise RuntimeError(f"request {request}, K {width}: right lists with other scores, in float64 too")
         logger.info(f"request {request}, K {width}: a tie in float32; the lists agree in float64")
+        return True
+
+    def _fits_in_float64(self) -> bool:
+        numbers = sum(p.numel() for model in self.models if model is not None for p in model.parameters())
+        return 8 * numbers < free_memory()
+
+
+def in_float64(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model in float64 on the CPU, made without another on the model's own device."""
+
+    def copied(tensor: Tensor) -> Tensor:
+        on_cpu = tensor.detach().cpu()
+        return on_cpu.double() if on_cpu.is_floating_point() else on_cpu.clone()
+
+    memo: dict[int, Tensor] = {id(buffer): copied(buffer) for buffer in model.buffers()}
+    memo |= {id(weight): nn.Parameter(copied(weight), requires_grad=False) for weight in model.parameters()}
+    return deepcopy(model, memo)
 
 
 def _sequences(lists: DecodedLists) -> list[list[tuple[int, ...]]]:
@@ -161,7 +193,8 @@ def _sequences(lists: DecodedLists) -> list[list[tuple[int, ...]]]:
     ]
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds of a clock, once the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

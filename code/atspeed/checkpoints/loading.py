@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import sentencepiece
 import torch
 from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from transformers import (
@@ -198,6 +197,8 @@ def random_model(
 
 def write_tokenizer(folder: Path) -> None:
     """Train a SentencePiece model on the prompt's text, with bytes to fall back on, and write it as LLaMA's does."""
+    import sentencepiece  # here, since gpu_check does without
+
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([PROMPT.format(items=", ")]), model_writer=model, model_type="bpe",

@@ -10,15 +10,19 @@ token that it reads (the head only where logits are computed). The draft, attent
 nothing can be faster, and what is near its floor can only be made faster by fewer calls or tokens.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atspeed.benchmark.methods import GENERATE
 from atspeed.checkpoints.shapes import DTYPES, Shape, check_dtype, check_shape
 from genrec.reports.tables import to_markdown
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
+from genrec.runtime.machine import machine_name
+
+if TYPE_CHECKING:
+    import torch
 
 HERE = "this machine"
 
@@ -57,10 +61,20 @@ def main(
 
     import pandas as pd
 
+    from atspeed.processes import this_process
+
     table = pd.read_csv(results)
     shown = table[["method", "K", "target calls", "target tokens", "ms"]].copy()
+    known = dict(DEVICES)
+    if HERE in devices:
+        here = this_process().device
+        known[HERE] = reached = measure(dtype, here)
+        print(
+            f"{HERE}: {reached.rate[dtype] / 1e9:.0f} GFLOP/s, {reached.bandwidth / 1e9:.1f} GB/s ({dtype}, "
+            f"{machine_name(here)})\n"
+        )
     for name in devices:
-        device = measure(dtype) if name == HERE else DEVICES[name]
+        device = known[name]
         shown[f"{name}: floor ms"] = [
             1e3 * floor(row, body, head, device, dtype, batch_size, levels) for row in table.to_dict("records")
         ]
@@ -89,27 +103,26 @@ def floor(row: dict, body: int, head: int, device: Device, dtype: str, batch: in
     return max(read, work)
 
 
-def measure(dtype: str) -> Device:
+def measure(dtype: str, device: "torch.device") -> Device:
     """What this machine reaches: a large product, and a sum over more than its caches hold."""
     import torch
 
-    kind = getattr(torch, dtype)
-    square, long = torch.randn(2048, 2048, dtype=kind), torch.ones(200_000_000, dtype=kind)
+    from atspeed.benchmark.runner import now
+
+    kind, side = getattr(torch, dtype), 2048 if device.type == "cpu" else 8192
+    square = torch.randn(side, side, dtype=kind, device=device)
+    long = torch.ones(200_000_000, dtype=kind, device=device)
 
     def best(work) -> float:
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = now(device)
             work()
-            times.append(time.perf_counter() - start)
+            times.append(now(device) - start)
         return min(times)
 
-    rate = 2 * 2048**3 / best(lambda: square @ square)
-    bandwidth = long.numel() * kind.itemsize / best(long.sum)
-    print(
-        f"{HERE}: {rate / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s ({dtype}, {torch.get_num_threads()} threads)\n"
-    )
-    return Device(bandwidth, {dtype: rate})
+    rate = 2 * side**3 / best(lambda: square @ square)
+    return Device(long.numel() * kind.itemsize / best(long.sum), {dtype: rate})
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def precision_of(model: PreTrainedModel) -> str:
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
     name = str(dtype).removeprefix("torch.")
-    if name == "float32" and kind == "cuda" and torch.get_float32_matmul_precision() != "highest":
+    if name == "float32" and kind == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return name if name in TOLERANCES else "bfloat16"  # 8-bit floats and integers compute in something as coarse
 
@@ -56,9 +56,10 @@ def is_close(a: Tensor, b: Tensor, precisions: set[str]) -> bool:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """No TF32 inside the context: float32 products are computed in float32. The setting is the whole process's."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    # Not by torch.get_float32_matmul_precision, which fails where the user has set what is set here.
+    products = torch.backends.cuda.matmul
+    before, products.fp32_precision = products.fp32_precision, "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before

@@ -63,5 +63,5 @@ class Prefix:
     def _read(self, model: PreTrainedModel) -> KeysValues:
         ids = torch.tensor(self.tokens, device=model.device)[None]
         reader = Reader(model, len(self), longest=len(self))
-        reader.catch_up(Tree.trunk(ids, torch.ones_like(ids), len(self)), len(self) - 1)
+        reader.catch_up(Tree.trunk(ids, None, len(self)), len(self) - 1)
         return [(layer.all_keys, layer.all_values) for layer in reader.layers]

@@ -108,7 +108,8 @@ class TreeLayer(DynamicLayer):
         def kept(states: Tensor) -> Tensor:
             B, heads, _, d = states.shape
             new = states.new_empty(B, heads, capacity, d)
-            new[:, :, : self.read] = states.gather(2, slots[:, None, :, None].expand(B, heads, self.read, d))
+            index = slots.to(states.device)[:, None, :, None]  # of a model on several devices, each has some layers
+            new[:, :, : self.read] = states.gather(2, index.expand(B, heads, self.read, d))
             return new
 
         self.all_keys, self.all_values = kept(self.all_keys), kept(self.all_values)
@@ -169,8 +170,11 @@ class Reader:
         """Read all nodes that are new; returns the outputs at the nodes from slot `since` on."""
         assert self.read <= since < tree.size, (self.read, since, tree.size)
         whole, input_ids = self.compiled is not None, tree.tokens[:, self.read : tree.size]
+        mask = None  # for which attention takes faster kernels, of less memory
+        if whole or self.read > 0 or tree.size > tree.causal:
+            mask = tree.additive_mask(self.read, self.capacity if whole else tree.size, self.model.dtype)
         inputs = {
-            "attention_mask": tree.additive_mask(self.read, self.capacity if whole else tree.size, self.model.dtype),
+            "attention_mask": mask,
             "position_ids": tree.positions(self.read).clamp(max=self.longest - 1),
             "use_cache": True,
             "return_dict": True,

@@ -145,16 +145,18 @@ def _probe(model: PreTrainedModel) -> None:
     name, attention = type(model).__name__, attention_of(model)
     ids = torch.arange(1, 6, device=model.device) % model.config.get_text_config().vocab_size
     try:
-        tree = Tree.trunk(ids[None, :2], torch.ones_like(ids[None, :2]), capacity=6)
+        in_parts, at_once = (Reader(model, 6, longest=4) for _ in range(2))
+        tree = Tree.trunk(ids[None, :2], None, capacity=6)
+        in_parts.catch_up(tree, since=1)  # without a mask
         first, second = tree.append(torch.tensor([[1, 1]], device=ids.device), ids[None, 2:4]).unbind(1)
         tree.append(torch.stack([second, first], 1), ids[None, [4, 0]])
         nodes, paths = torch.tensor([[4, 5]], device=ids.device), torch.stack([ids[[0, 1, 3, 4]], ids[[0, 1, 2, 0]]])
         with PrecisionWatch(model) as watch:
-            got = Reader(model, 6, longest=4).catch_up(tree, since=4).logits(nodes)[0]
+            got = [reader.catch_up(tree, since=4).logits(nodes)[0] for reader in (in_parts, at_once)]
             expected = model(input_ids=paths, use_cache=False).logits[:, -1].float()
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError) as error:
         raise ValueError(f"{name} with {attention} attention cannot read a token tree: {error}") from error
-    if not is_close(got, expected, watch.seen):
+    if not all(is_close(each, expected, watch.seen) for each in got):
         if model.training:
             raise ValueError(f"{name} is in training mode, where forwards may differ by chance: call model.eval()")
         raise ValueError(

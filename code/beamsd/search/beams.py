@@ -110,7 +110,7 @@ class Level:
     def find(self, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Which (parent, token) pairs (B, K) were drafted, and in which slot (any, where they were not).
 
-        >>> tree = Tree.trunk(torch.tensor([[1, 2, 3]]), torch.ones(1, 3), capacity=5)
+        >>> tree = Tree.trunk(torch.tensor([[1, 2, 3]]), None, capacity=5)
         >>> beams = replace(Beams.at_root(tree, 2, 4, -torch.inf), tokens=torch.tensor([[7, 8]]))
         >>> beams.nodes = tree.append(torch.tensor([[1, 2]]), beams.tokens)   # 7 below slot 1, 8 below slot 2
         >>> level = Level(beams, parents=torch.tensor([[1, 2]]), before=beams, reading=None)

@@ -35,7 +35,9 @@ class SearchPlan:
     constrained_softmax: bool  # of the draft
     in_step: bool  # the rows of a batch stand at the same depth
     seeds: Tensor | None  # (B,) long, what verification and scoring draw from
-    longest: int  # tokens of the longest prompt
+    shortest: int  # tokens of the shortest prompt
+    longest: int  # of the longest
+    largest: int  # token id among the prompts
 
     @property
     def key(self) -> tuple:

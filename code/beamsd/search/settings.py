@@ -78,7 +78,8 @@ class Settings:
         """Resolve the settings for one batch of these models. Raises ValueError for what does not fit together."""
         plan = self.resolve(input_ids, attention_mask)
         models, length = (target, draft) if self.uses_model else (target,), plan.ending.length
-        self._check_vocabularies(target, draft, input_ids, plan.ending.eos)
+        self._check_vocabularies(target, draft, plan)
+        _check_devices(target, draft if self.uses_model else None, input_ids)
         for model in models:
             check_model(model, input_ids.shape[1] + length)
         check_rotation(target, plan.longest, length)
@@ -89,7 +90,7 @@ class Settings:
     def resolve(self, input_ids: Tensor, attention_mask: Tensor) -> SearchPlan:
         """Resolve the settings for one batch, whatever models read it. Raises ValueError as `plan` does."""
         self._check_numbers()
-        _check_prompts(input_ids, attention_mask)
+        shortest, longest, largest = _check_prompts(input_ids, attention_mask)
         ending, trie = self._ending(input_ids)
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
         seeds = self._seeds(legal, input_ids)
@@ -98,7 +99,7 @@ class Settings:
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
             constrained_softmax=self.constrained_softmax and self.verification != "relaxed",
             in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
-            longest=int(attention_mask.sum(-1).max()),
+            shortest=shortest, longest=longest, largest=largest,
         )  # fmt: skip
 
     @property
@@ -181,7 +182,7 @@ class Settings:
         return VocabularyConstraint(processors, input_ids, group=self.width, raw=self.raw)
 
     def _check_vocabularies(
-        self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, eos: tuple[int, ...]
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, plan: SearchPlan
     ) -> None:  # fmt: skip
         if self.uses_model and draft is None:
             which = f"gamma={self.gamma}" if self.drafter == "model" else f"drafter={self.drafter!r}"
@@ -189,9 +190,12 @@ class Settings:
         sizes = {"target": target.config.get_text_config().vocab_size}
         if self.uses_model and draft is not None:
             sizes["draft"] = draft.config.get_text_config().vocab_size
-        held = {"the prompts hold": int(input_ids.max())}
+        held = {"the prompts hold": plan.largest}
         if self.trie is not None:
-            held |= {"the trie holds": self.trie.vocabulary_size - 1, "eos_token_id is": max(eos, default=0)}
+            held |= {
+                "the trie holds": self.trie.vocabulary_size - 1,
+                "eos_token_id is": max(plan.ending.eos, default=0),
+            }
         for name, size in sizes.items():
             for what, token in held.items():
                 if token >= size:
@@ -244,11 +248,33 @@ class Settings:
         return Relaxed(seeds, legal), Sampled(seeds)
 
 
-def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> None:
-    if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape:
+def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[int, int, int]:
+    """Tokens of the shortest and of the longest prompt, and the largest token id among them, in one host sync."""
+    if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape or not input_ids.numel():
         raise ValueError(
-            f"input_ids and attention_mask must both be (B, P), not {tuple(input_ids.shape)} and "
+            f"input_ids and attention_mask must both be (B, P), B and P at least 1, not {tuple(input_ids.shape)} and "
             f"{tuple(attention_mask.shape)}"
         )
-    if not bool(attention_mask[:, -1].all()):
+    if input_ids.device != attention_mask.device:
+        raise ValueError(
+            f"input_ids are on {input_ids.device} and attention_mask on {attention_mask.device}: move one to the other"
+        )
+    lengths = attention_mask.sum(-1).long()
+    ends = attention_mask[:, -1].bool().all()
+    shortest, longest, largest, is_left_padded = torch.stack(
+        [lengths.min(), lengths.max(), input_ids.max(), ends.long()]
+    ).tolist()
+    if not is_left_padded:
         raise ValueError("prompts must be left-padded: the last column of attention_mask holds a 0")
+    return shortest, longest, largest
+
+
+def _check_devices(target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor) -> None:
+    for name, model in (("target", target), ("draft", draft)):
+        if model is None or len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+            continue  # spread over devices, it takes its inputs from any
+        if model.device != input_ids.device:
+            raise ValueError(
+                f"the {name} is on {model.device} and the prompts are on {input_ids.device}: put target, draft and "
+                f"prompts on one device, as by draft.to(target.device) and input_ids.to(target.device)"
+            )

@@ -102,6 +102,7 @@ class SearchState:
         target and draft for a tree of so many nodes, see `reader_of`. prefix_tokens: of a `Prefix`, which stands in
         front of all rows, before padding. static: see `Program`."""
         self.plan, self.clock = plan, clock or (lambda name: nullcontext())
+        self.is_padded = static or plan.shortest < plan.longest or plan.longest < input_ids.shape[1]
         self.input_ids, self.attention_mask = input_ids, attention_mask
         capacity = input_ids.shape[1] + min(plan.ending.length, ROUNDS_KEPT) * plan.most_nodes
         if static:
@@ -125,7 +126,7 @@ class SearchState:
     def begin(self) -> Tensor:
         """Start with the prompts alone. Returns what the host reads before a round: levels left, and the counts that
         the drafter asks for (1 + m,), each the largest of the rows."""
-        self.tree.reset(self.input_ids, self.attention_mask)
+        self.tree.reset(self.input_ids, self.attention_mask if self.is_padded else None)
         for reader in (self.reader, *self.drafter.readers):
             reader.begin(len(self.input_ids))
         ending = self.plan.ending

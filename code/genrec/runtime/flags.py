@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
 
-import fire.parser
-
 from genrec.runtime.errors import UserError
 
 _VALUE_ENDS = re.compile(r"--|-(?!inf$)[a-zA-Z]|-$")  # the start of an argument that is not a value
@@ -137,12 +135,10 @@ def convert(where: str, value: object, hint: object) -> object:
         return _convert_list(where, value, typing.get_args(hint)[0])
     if value == "" and hint is str:
         raise UserError(f"{where} is empty; give a value")
+    if hint is bool and str(value).lower() in ("true", "false"):  # lower case, as in shell scripts
+        return str(value).lower() == "true"
     if isinstance(value, str) and hint is not str:
-        with warnings.catch_warnings():  # of what is no value, such as 5or: it is refused below
-            warnings.simplefilter("ignore", SyntaxWarning)
-            value = fire.parser.DefaultParseValue(value)
-        if hint is bool and str(value).lower() in ("true", "false"):  # lower case, as in shell scripts
-            return str(value).lower() == "true"
+        value = _parsed(value)
     if hint is float and type(value) in (int, str):
         try:
             return float(str(value).replace(".inf", "inf").replace(".nan", "nan"))  # the spelling of YAML
@@ -151,6 +147,17 @@ def convert(where: str, value: object, hint: object) -> object:
     if type(value) is not hint:
         raise UserError(f"{where} takes {hint.__name__}, not {value!r}")
     return value
+
+
+def _parsed(text: str) -> object:
+    """The Python value that `text` writes."""
+    if re.fullmatch("[1-9][0-9]*", text):
+        return int(text)
+    import fire.parser  # here, since gpu_check does without
+
+    with warnings.catch_warnings():  # of what is no value, such as 5or: it is refused later
+        warnings.simplefilter("ignore", SyntaxWarning)
+        return fire.parser.DefaultParseValue(text)
 
 
 def _convert_list(where: str, value: object, kind: type) -> tuple:

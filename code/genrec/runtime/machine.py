@@ -1,6 +1,7 @@
-"""The name of the machine on which times are measured."""
+"""The machine: its name, beside which times are reported, and its free memory."""
 
 import platform
+from pathlib import Path
 
 
 def machine_name(device: object) -> str:
@@ -10,3 +11,17 @@ def machine_name(device: object) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def free_memory() -> int:
+    """Bytes that this process can still take on the CPU: what the system has to give, or a container's limit allows."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):  # no Linux
+        return 0
+    try:
+        group = Path("/sys/fs/cgroup")
+        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free

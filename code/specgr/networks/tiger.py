@@ -92,7 +92,7 @@ class Tiger(nn.Module):
     def root(self, batch: int, capacity: int) -> Tree:
         """Token trees that hold the decoder's start token, with room for `capacity` nodes."""
         start = torch.full((batch, 1), PAD, device=self.device)
-        return Tree.trunk(start, torch.ones_like(start), capacity)
+        return Tree.trunk(start, None, capacity)
 
     def reader(self, hidden: Tensor, attention_mask: Tensor) -> T5Reader:
         """Reads token trees after histories. hidden: (B, S, d_model). attention_mask: (B, S)."""
