@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from atspeed.benchmark import floors
 from atspeed.checkpoints.shapes import Shape
 from atspeed.tools import roofline
 from genrec.runtime.errors import UserError
@@ -16,8 +17,8 @@ ROW = {"method": "gamma 0", "K": 2, "target calls": 4, "target tokens": 50}
 
 def test_the_weights_of_a_shape():
     """A layer: q and o 10 x 10 each, k and v 10 x 5 each, gate, up and down 10 x 20 each."""
-    assert roofline.weights(SHAPE, None) == (3 * (200 + 100 + 600), 1000)
-    assert roofline.weights(SHAPE, 7) == (2700, 70)
+    assert floors.weights(SHAPE, None) == (3 * (200 + 100 + 600), 1000)
+    assert floors.weights(SHAPE, 7) == (2700, 70)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,8 @@ def test_the_weights_of_a_shape():
     ],
 )
 def test_the_floor_is_the_larger_of_reading_and_computing(bandwidth, rate, seconds):
-    device = roofline.Device(bandwidth, {"float32": rate})
-    assert roofline.floor(ROW, 2700, 1000, device, "float32", batch=1, levels=4) == pytest.approx(seconds)
+    device = floors.Device(bandwidth, {"float32": rate})
+    assert floors.floor(ROW, 2700, 1000, device, "float32", batch=1, levels=4) == pytest.approx(seconds)
 
 
 def test_a_benchmark_is_set_beside_its_floor(tmp_path, capsys):

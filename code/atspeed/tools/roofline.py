@@ -10,35 +10,17 @@ token that it reads (the head only where logits are computed). The draft, attent
 nothing can be faster, and what is near its floor can only be made faster by fewer calls or tokens.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from atspeed.benchmark.floors import DEVICES, floor, measure, weights
 from atspeed.benchmark.methods import GENERATE
-from atspeed.checkpoints.shapes import DTYPES, Shape, check_dtype, check_shape
+from atspeed.checkpoints.shapes import check_dtype, check_shape
 from genrec.reports.tables import to_markdown
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
-if TYPE_CHECKING:
-    import torch
-
 HERE = "this machine"
-
-
-@dataclass(frozen=True)
-class Device:
-    bandwidth: float  # bytes per second
-    rate: dict[str, float]  # floating-point operations per second, by precision (dense)
-
-
-TENSOR = ("bfloat16", "float16")
-DEVICES = {  # the vendor's data sheets
-    "A5000": Device(768e9, {"float32": 27.8e12} | dict.fromkeys(TENSOR, 111e12)),
-    "A100": Device(2039e9, {"float32": 19.5e12} | dict.fromkeys(TENSOR, 312e12)),  # 80 GB, SXM
-    "H200": Device(4800e9, {"float32": 67e12} | dict.fromkeys(TENSOR, 989e12)),  # SXM
-}
 
 
 def main(
@@ -86,43 +68,6 @@ def main(
         shown = shown.drop(columns="ms")  # of another machine
     print(f"{shape}: {body / 1e6:.0f} M weights in the layers, {head / 1e6:.1f} M in the head, {dtype}\n")
     print(to_markdown(shown))
-
-
-def weights(shape: Shape, vocabulary: int | None) -> tuple[int, int]:
-    """Of the layers, and of the head; norms and embeddings, of which a token reads a row, are left out."""
-    h, kv = shape.hidden_size, shape.hidden_size * shape.num_key_value_heads // shape.num_attention_heads
-    layer = 2 * h * h + 2 * h * kv + 3 * h * shape.intermediate_size
-    return shape.num_hidden_layers * layer, h * (vocabulary or shape.vocab_size or 0)
-
-
-def floor(row: dict, body: int, head: int, device: Device, dtype: str, batch: int, levels: int) -> float:
-    """Seconds of a request that none can beat. row: of a benchmark's table; its times are of one request of a batch."""
-    scored = 1 + row["K"] * (levels - 1)  # nodes whose logits are computed
-    read = row["target calls"] * (body + head) * DTYPES[dtype] / device.bandwidth / batch
-    work = 2 * (row["target tokens"] * body + scored * head) / device.rate[dtype]
-    return max(read, work)
-
-
-def measure(dtype: str, device: "torch.device") -> Device:
-    """What this machine reaches: a large product, and a sum over more than its caches hold."""
-    import torch
-
-    from atspeed.benchmark.runner import now
-
-    kind, side = getattr(torch, dtype), 2048 if device.type == "cpu" else 8192
-    square = torch.randn(side, side, dtype=kind, device=device)
-    long = torch.ones(200_000_000, dtype=kind, device=device)
-
-    def best(work) -> float:
-        times = []
-        for _ in range(5):
-            start = now(device)
-            work()
-            times.append(now(device) - start)
-        return min(times)
-
-    rate = 2 * side**3 / best(lambda: square @ square)
-    return Device(long.numel() * kind.itemsize / best(long.sum), {dtype: rate})
 
 
 if __name__ == "__main__":
