@@ -90,7 +90,7 @@ def main(
     state.wait_for_everyone()
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
-    models = [path and load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
+    models = [path and load_model(path, weights, state.device) for path in (target_model, draft_model)]
     items = served.token_ids(tokenizer).to(state.device)
     bench = MethodBenchmark(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))
     mine = range(state.process_index, len(samples), state.num_processes)

@@ -2,6 +2,7 @@
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from genrec.runtime.cli import GROUP_TIMEOUT
 
@@ -12,3 +13,9 @@ def this_process() -> PartialState:
     The first call of a process makes the group of all of them, which later ones, the Trainer's too, find there.
     """
     return PartialState(cpu=not torch.cuda.is_available(), timeout=GROUP_TIMEOUT)
+
+
+def training_device() -> torch.device:
+    """Where a model that is to be trained is loaded: this process's device, or, under FSDP, which moves no more than a
+    shard there, the CPU."""
+    return torch.device("cpu") if parse_flag_from_env("ACCELERATE_USE_FSDP") else this_process().device
