@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -18,7 +17,7 @@ class Journal(Generic[Row]):
     """Records of all processes in a folder: a file of JSON lines a process, a line a batch."""
 
     def __init__(self, folder: Path, process: int, kind: type[Row], *key: str):
-        """process: the index of this process, which writes a file of its own. kind: the dataclass of the records.
+        """process: the index of this process, which writes a file of its own. kind: the dataclass of the records, of plain values.
         key: those of its fields, two or more, that say what a record is of, in the order in which they are sorted."""
         self.folder, self.path = folder, folder / f"records-{process}.jsonl"
         self.kind, self.key = kind, attrgetter(*key)
@@ -51,4 +50,4 @@ class Journal(Generic[Row]):
     def keep(self, records: Iterable[Row]) -> None:
         """Append the records of a batch."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([asdict(record) for record in records]) + "\n")
+            file.write(json.dumps([vars(record) for record in records]) + "\n")

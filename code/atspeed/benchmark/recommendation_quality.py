@@ -60,7 +60,7 @@ class Generative:
         prefix = Prefix.of(prompts)
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
         batches = [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]
-        left = [rows for rows in batches[process::processes] if not done.issuperset((TARGET, row) for row in rows)]
+        left = [rows for rows in batches[process::processes] if not {(TARGET, row) for row in rows} <= done]
         bar = progress_bar(sum(map(len, left)), "beam search", "user")
         for rows in left:
             ids, mask = (tensor.to(self.model.device) for tensor in left_pad([prompts[row] for row in rows]))
