@@ -17,8 +17,9 @@ class Journal(Generic[Row]):
     """Records of all processes in a folder: a file of JSON lines a process, a line a batch."""
 
     def __init__(self, folder: Path, process: int, kind: type[Row], *key: str):
-        """process: the index of this process, which writes a file of its own. kind: the dataclass of the records, of plain values.
-        key: those of its fields, two or more, that say what a record is of, in the order in which they are sorted."""
+        """process: the index of this process, which writes a file of its own. kind: the dataclass of the records, whose
+        values are those of JSON. key: the fields, two or more, that say what a record is of, and by which they are
+        sorted."""
         self.folder, self.path = folder, folder / f"records-{process}.jsonl"
         self.kind, self.key = kind, attrgetter(*key)
 
