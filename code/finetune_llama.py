@@ -83,7 +83,7 @@ def main(
     from atspeed.checkpoints.loading import add_item_tokens, check_positions, load_model, teach_tokenizer
     from atspeed.checkpoints.lora import add_lora, merge_lora
     from atspeed.data.samples import HistoryLoss, Samples
-    from atspeed.processes import this_process
+    from atspeed.processes import this_process, training_device
     from atspeed.prompts import encode_samples
     from atspeed.training.alignment import Alignment
     from atspeed.training.trainer import fit
@@ -94,7 +94,7 @@ def main(
     check_positions(base_model, cutoff, "pass one")
     train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff) for samples in (train, valid))
     set_seed(seed)
-    model = load_model(base_model, weights, quantised)
+    model = load_model(base_model, weights, training_device(), quantised)
     item_tokens = add_item_tokens(model, tokenizer, data.catalogue)
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # fit turns it on

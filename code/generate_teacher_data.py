@@ -86,7 +86,7 @@ def main(
         left.append((split, folder, samples, manifest))
     if not left:
         return
-    model, written = load_model(target_model, weights).to(state.device), []
+    model, written = load_model(target_model, weights, state.device), []
     bar = progress_bar(sum(len(samples) for _, _, samples, _ in left), "teacher data", "prompt")
     for split, folder, samples, manifest in left:
         write_shards(folder, model, trie, partial(encode_rows, samples), manifest, batch_size, bar.update)

@@ -74,23 +74,23 @@ def main(
         return
 
     from atspeed.benchmark.journal import Journal
-    from atspeed.benchmark.runner import MethodBenchmark
+    from atspeed.benchmark.runner import MethodBenchmark, Record
     from atspeed.checkpoints.loading import load_model, load_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_prompts
 
     state = this_process()
-    journal = Journal(work, state.process_index)
+    journal = Journal(work, state.process_index, Record, "width", "request")
     with state.main_process_first():
         if already_done(output, work, STAGE, made_of, overwrite):
             return
         if state.is_main_process:
             journal.mend()
-        done = {(record.width, record.request) for record in journal.read()}
+        done = journal.done()
     state.wait_for_everyone()
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
-    models = [path and load_model(path, weights).to(state.device) for path in (target_model, draft_model)]
+    models = [path and load_model(path, weights, state.device) for path in (target_model, draft_model)]
     items = served.token_ids(tokenizer).to(state.device)
     bench = MethodBenchmark(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))
     mine = range(state.process_index, len(samples), state.num_processes)

@@ -101,7 +101,7 @@ def main(
         load_tokenizer,
         vocabulary_size,
     )
-    from atspeed.processes import this_process
+    from atspeed.processes import this_process, training_device
     from atspeed.training.alignment import Alignment, DataPolicy
     from atspeed.training.selection import Selection
     from atspeed.training.trainer import fit
@@ -118,13 +118,13 @@ def main(
     trie, live = Trie(data.catalogue.token_ids(tokenizer)), None
     train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
     if select_users or shares.needs_target(objective, all(teacher.plan.full_vocabulary for teacher in taught)):
-        live = load_model(target_model, load_model_config(target_model).dtype).to(state.device).requires_grad_(False)
+        live = load_model(target_model, load_model_config(target_model).dtype, state.device).requires_grad_(False)
         logger.info(f"{target_model}: loaded as {live.dtype}, to score or to decode while the draft is trained")
     selection = None
     if select_users:
         selection = Selection(live, trie.to(state.device), take(valid.prompts, select_users, seed), select_beam_size)
     set_seed(seed)
-    model = load_model(base_model, weights)
+    model = load_model(base_model, weights, training_device())
     model.resize_token_embeddings(vocabulary_size(target_model), mean_resizing=False)
     alignment = Alignment(objective, trie.to(state.device), alpha, temperature)
     policy = DataPolicy(r_original, r_student, seed, taught[0].plan.beam_size, live)

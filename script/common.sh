@@ -1,5 +1,6 @@
 # Sourced by the other scripts: where things are, and how a stage is started.
-# A stage runs on all GPUs through accelerate; where there is no GPU, on the CPU, in NUM_PROCESSES processes.
+# A stage runs on all GPUs, or those of CUDA_VISIBLE_DEVICES, through accelerate; where there is none, on the CPU, in
+# NUM_PROCESSES processes.
 # On several machines: the same command on each, MACHINE_RANK apart, and OUTPUT_DIR, LOG_DIR on a disk that all share.
 
 fail() { echo "error: $1" >&2; exit 2; }
@@ -26,6 +27,9 @@ DATA_PATH=${DATA_PATH:-$ROOT/data}       # holds one folder a data set
 OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/output}   # models, teacher data and results, one folder a data set
 LOG_DIR=${LOG_DIR:-$ROOT/log}            # what the terminal shows, one file a stage, under the date and the command
 GPUS=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || GPUS=0
+if [ "$GPUS" -gt 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then   # of which a stage sees these alone; -1 is none
+    GPUS=$(tr ', ' '\n' <<< "$CUDA_VISIBLE_DEVICES" | grep -c '^[^-]') || GPUS=0
+fi
 NUM_PROCESSES=${NUM_PROCESSES:-$((GPUS > 1 ? GPUS : 1))}   # of this machine
 NUM_MACHINES=${NUM_MACHINES:-1}
 MACHINE_RANK=${MACHINE_RANK:-0}                    # 0 on the machine of MAIN_PROCESS_IP
@@ -55,6 +59,10 @@ launch() {
         [ "$NUM_MACHINES" -gt 1 ] && main=(--nnodes "$NUM_MACHINES" --node_rank "$MACHINE_RANK"
             --master_addr "$MAIN_PROCESS_IP" --master_port "$MAIN_PROCESS_PORT")
         start=("$PYTHON" "$ROOT/script/launch.py" torchrun "${main[@]}" --nproc_per_node "$NUM_PROCESSES")
+    fi
+    if [ "$NUM_PROCESSES" -eq 1 ] && [ "$GPUS" -gt 1 ]; then   # a process has one GPU
+        [ -n "${CUDA_VISIBLE_DEVICES+set}" ] || CUDA_VISIBLE_DEVICES=0
+        export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%%,*}   # the first
     fi
     mkdir -p "$LOG_DIR"
     export LOG_FILE=$LOG_DIR/$stage.log   # where a traceback goes

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from transformers import (
 
 from beamsd import Program
 from beamsd.speed.program import Recording
+from genrec.runtime.cli import GROUP_TIMEOUT
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,12 @@ def succeed(stage, folder, *flags, **variables):
     output, code = script(stage, folder, *flags, **variables)
     assert code == 0, output
     return output
+
+
+def assert_waits_long():
+    """The group of processes, as it is, waits for the slowest longer than torch's minutes."""
+    group = torch.distributed.distributed_c10d._get_default_group()
+    assert group._get_backend(torch.device("cpu")).options._timeout == GROUP_TIMEOUT == timedelta(days=1)
 
 
 @torch.inference_mode(False)  # in tests that are in it, so that their weights can be changed

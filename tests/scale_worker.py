@@ -26,7 +26,7 @@ from atspeed.processes import this_process
 from atspeed.training import trainer as training
 from atspeed.training.objectives import make_objective
 from beamsd import Trie
-from conftest import LENGTH, VOCABULARY, random_items, tiny_llama
+from conftest import LENGTH, VOCABULARY, assert_waits_long, random_items, tiny_llama
 from genrec.runtime.cli import leave_process_group
 from genrec.runtime.files import write_json
 
@@ -67,6 +67,7 @@ def together(folder: Path) -> None:
     """Train in all processes and write the losses and the weights; then gather a model that lies in shards."""
     state = this_process()
     model, results = train(folder / "work", state.num_processes)
+    assert_waits_long()
     if state.is_main_process:
         write_json(folder / "history.json", results["history"])
         torch.save(model.state_dict(), folder / "weights.pt")

@@ -155,3 +155,32 @@ def test_a_python_that_is_not_there_is_named(flags):
 def test_processes_and_machines_are_counted_in_whole_numbers(flags, name, value, said):
     code, error, _ = flags("train", **{name: value})
     assert (code, error) == (2, f"error: {name}={value}: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "processes", "seen"),
+    [
+        ({}, "3", None),
+        ({"NUM_PROCESSES": "1"}, None, "0"),
+        ({"NUM_PROCESSES": "1", "CUDA_VISIBLE_DEVICES": "2,1"}, None, "2"),
+        ({"CUDA_VISIBLE_DEVICES": "2,1"}, "2", "2,1"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-6a"}, None, "GPU-6a"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, None, "-1"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, None, ""),
+    ],
+)
+def test_a_process_has_one_gpu_of_those_that_are_to_be_seen(tmp_path, variables, processes, seen):
+    """On a machine of three. processes: that accelerate is to start; None for Python alone."""
+    lists, python = tmp_path / "nvidia-smi", tmp_path / "python"
+    lists.write_text("#!/bin/sh\nprintf 'GPU %s\\n' 0 1 2\n")
+    python.write_text(f'#!/bin/sh\n[ "$1" = -IS ] && exec {sys.executable} "$@"\necho "$CUDA_VISIBLE_DEVICES|$*"\n')
+    for path in (lists, python):
+        path.chmod(0o755)
+    hidden = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(python), "LOG_DIR": str(tmp_path / "log")}
+    done = subprocess.run(
+        ["bash", ROOT / "script/train.sh"], env=hidden | own | variables, text=True, capture_output=True, check=True
+    )
+    there, _, command = done.stdout.partition("|")
+    assert there == (seen or "")
+    assert (f"--num_processes {processes} " in command) if processes else ("accelerate" not in command)

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config
 
@@ -24,6 +25,7 @@ from atspeed.checkpoints.loading import (
 )
 from atspeed.checkpoints.lora import add_lora, merge_lora
 from atspeed.checkpoints.model_files import check_model_path
+from atspeed.processes import this_process, training_device
 from conftest import ARCHITECTURES, tiny_model
 from genrec.data.dataset import load_dataset
 from genrec.data.toy import make_toy
@@ -136,6 +138,32 @@ def test_weights_that_are_not_numbers_are_one_line(folder, value):
     with pytest.raises(UserError, match=r"target: its weights .* are not all numbers: the file is damaged") as error:
         load_model(str(folder))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_model_is_loaded_straight_onto_its_device(whole, monkeypatch):
+    """Eight processes that load it on the host first need eight times its memory there."""
+    asked = []
+
+    def from_pretrained(*args, device_map, **settings):
+        asked.append(device_map)
+        return load(*args, device_map=device_map, **settings)
+
+    load = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    device = torch.device("cpu")
+    model, stored = load_model(str(whole), device=device), load_file(whole / "model.safetensors")
+    weights = model.state_dict()
+    assert asked == [{"": device}]
+    assert not hasattr(model, "hf_device_map"), "by which the Trainer would take it for one on several devices"
+    assert all(torch.equal(weights[name], weight) and weights[name].device == device for name, weight in stored.items())
+
+
+@pytest.mark.parametrize(("fsdp", "expected"), [("false", "cuda:3"), ("true", "cpu")])
+def test_what_is_to_lie_in_shards_is_loaded_on_the_host(monkeypatch, fsdp, expected):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", fsdp)
+    this_process()
+    monkeypatch.setitem(PartialState._shared_state, "device", torch.device("cuda:3"))
+    assert training_device() == torch.device(expected)
 
 
 def test_truncated_weights_of_pytorch_are_refused(folder):

@@ -1,8 +1,5 @@
 """The comparison of drafts: its sums by hand, and the one command that makes it."""
 
-import shutil
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -10,7 +7,7 @@ from atspeed.benchmark.comparison import by_draft, over_seeds, ranking
 from atspeed.benchmark.methods import BASELINE, GENERATE
 from conftest import script, succeed
 from genrec.data.toy import make_toy
-from genrec.runtime.artefacts import hold
+from genrec.runtime.artefacts import already_done
 
 
 def row(method, accepted, recall):
@@ -54,9 +51,11 @@ def test_one_command_makes_the_comparison_and_goes_on_where_it_stopped(tmp_path)
     assert rows[rows["verification"] == "strict"]["accepted levels"].between(0, 3).all()
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert f"{tmp_path / 'output/toy/target'}: done already" in succeed("reproduce", tmp_path, **options)
-    hold(compared)
-    refused = {shutil.rmtree: "another run is at work there", Path.touch: "is a file, and a folder is to be written"}
-    for change, said in refused.items():
-        change(compared)
+    work = compared.with_name(f"{compared.name}.work")
+    already_done(compared, work, "compare", {}, overwrite=True)  # removes it, and is at work now
+    refused = {work: "another run is at work there", compared: "is a file, and a folder is to be written"}
+    for place, said in refused.items():
+        if place == compared:
+            place.touch()
         output, code = script("reproduce", tmp_path, **options)
-        assert (code, output.splitlines()[-1].startswith(f"error: {compared}: {said}")) == (2, True), output
+        assert (code, output.splitlines()[-1].startswith(f"error: {place}: {said}")) == (2, True), output

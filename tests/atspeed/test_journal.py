@@ -11,7 +11,7 @@ BATCHES = [[Record(request, "generate", width, [[3, 4]], 0.5, 2, None, 9, 0)] fo
 
 @pytest.fixture
 def journal(tmp_path):
-    journals = [Journal(tmp_path, process) for process in (0, 1)]
+    journals = [Journal(tmp_path, process, Record, "width", "request") for process in (0, 1)]
     for number, batch in enumerate(BATCHES):
         journals[number % 2].keep(batch)
     return journals[0]

@@ -195,6 +195,45 @@ def test_an_interrupted_stage_4_goes_on_where_it_was(world, tmp_path):
     assert not work.exists()
 
 
+def test_an_interrupted_comparison_goes_on_where_it_was(world, tmp_path):
+    """Of what was kept, all methods are marked to have taken the same time."""
+    folder, _ = world
+    flags = ("--max_users", "2", "--output_dir", str(tmp_path))
+    variables = {"DRAFT_MODELS": str(folder / "output/toy/draft-AtSpeedSModel")}
+    kill("compare", folder, lambda: any(f.stat().st_size for f in tmp_path.rglob("records-*")), *flags, **variables)
+    (records,) = tmp_path.rglob("records-*")
+    kept = [record | {"seconds": 1e4} for record in json.loads(records.read_text().splitlines()[0])]
+    records.write_text("".join(f"{json.dumps([one | {'request': i} for one in kept])}\n" for i in (0, 1)) + '[{"req')
+    assert "resumed" in succeed("compare", folder, *flags, **variables)
+    (results,) = tmp_path.iterdir()
+    table = pd.read_csv(results / "comparison.csv").set_index("K")
+    assert (table.loc[1, "speed-up"] == 1).all()
+    assert (table.loc[5, "speed-up"] != 1).any()
+
+
+def test_an_interrupted_quality_goes_on_to_the_same_table_with_another_number_of_processes(world, tmp_path):
+    folder, _ = world
+    flags = ("--batch_size", "1", "--output_dir")
+    variables = {"BASELINES": "popularity", "SPLIT": "valid"}
+    succeed("quality", folder, *flags, str(tmp_path / "whole"), **variables)
+    killed = tmp_path / "killed"
+
+    def begun():
+        return any(path.stat().st_size for path in killed.rglob("records-1.jsonl"))
+
+    kill("quality", folder, begun, *flags, str(killed), NUM_PROCESSES="2", **variables)
+    kept = sum(len(path.read_bytes().splitlines()) for path in killed.rglob("records-*"))
+    with next(killed.rglob("records-1.jsonl")).open("a") as half:
+        half.write('[{"method": "tar')
+    output = succeed("quality", folder, *flags, str(killed), **variables)
+    assert "resumed" in output
+    (table,), (expected,) = (run.rglob("quality.csv") for run in (killed, tmp_path / "whole"))
+    left = pd.read_csv(expected)["users"][0] - kept
+    assert f"/{left} [" in output.rpartition("beam search: ")[2], output
+    assert table.read_bytes() == expected.read_bytes()
+    assert not list(killed.glob("*.work"))
+
+
 def recommended(folder):
     (lists,) = folder.rglob("recommendations.jsonl")
     lines = lists.read_text().splitlines()

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import TrainerState
+from transformers.training_args import ParallelMode
 
 from atspeed.data.samples import collate
 from atspeed.training.alignment import Alignment, DataPolicy
 from atspeed.training.objectives import MODEL_CLASSES, TEACHER, make_objective
 from atspeed.training.resume import WholeCheckpoints, last_checkpoint
 from atspeed.training.selection import Selection
-from atspeed.training.trainer import Schedule, fit
+from atspeed.training.trainer import Schedule, fit, training_arguments
 from atspeed.tree_logits import tree_logits
 from conftest import tiny_llama
 from genrec.runtime.errors import UserError
@@ -172,3 +174,21 @@ def test_a_schedule_that_cannot_run_is_refused(change, message):
     schedule_of(**good).check(world=2)
     with pytest.raises(UserError, match=message):
         schedule_of(**good | change).check(world=2)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    for name, value in (("is_available", True), ("device_count", 2), ("set_device", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)  # which has taken them for real
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_process_that_sees_several_gpus_trains_on_one(tmp_path):
+    """Or the Trainer would share the model among them, and a batch would be as many times what was asked for."""
+    arguments = training_arguments(tmp_path, schedule_of(), world=1, epochs=1)
+    assert arguments.device.type == "cuda"
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == arguments.eval_batch_size == schedule_of().micro_batch_size
+    assert arguments.parallel_mode == ParallelMode.NOT_PARALLEL

@@ -1,6 +1,7 @@
 """Recommendation quality: the target and simple baselines under one evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,15 @@ TARGET = "target"
 ERROR = " s.e."
 
 
+@dataclass
+class ItemList:
+    """What a method recommends for one request."""
+
+    method: str
+    request: int  # index of the sample
+    items: list[int]  # best first
+
+
 class Generative:
     """The items that a fine-tuned model generates by beam search."""
 
@@ -37,23 +47,30 @@ class Generative:
         self.tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
 
     @torch.inference_mode()
-    def recommend(self, histories: Sequence[Sequence[int]], k: int) -> list[list[int]]:
-        """The items of the k best beams of every history, best first: k items, or more if they share identifiers."""
+    def recommend(
+        self, histories: Sequence[Sequence[int]], k: int, process: int, processes: int, done: Set[tuple[str, int]]
+    ) -> Iterator[list[ItemList]]:
+        """The items of the k best beams, best first: k items, or more if they share identifiers; batch by batch.
+
+        done: (method, request) of what is left out. The batches are the same for any number of processes, which take
+        turns on them, and after any interruption, so a list does not depend on either.
+        """
         samples = [Sample(user=row, history=tuple(history), labels=()) for row, history in enumerate(histories)]
         prompts = encode_prompts(self.tokenizer, self.catalogue, samples, self.cutoff)
         prefix = Prefix.of(prompts)
-        ranked: list[list[int]] = [[] for _ in prompts]
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
-        bar = progress_bar(len(prompts), "beam search", "user")
-        for start in range(0, len(prompts), self.batch_size):
-            rows = by_length[start : start + self.batch_size]
+        batches = [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]
+        left = [rows for rows in batches[process::processes] if not {(TARGET, row) for row in rows} <= done]
+        bar = progress_bar(sum(map(len, left)), "beam search", "user")
+        for rows in left:
             ids, mask = (tensor.to(self.model.device) for tensor in left_pad([prompts[row] for row in rows]))
             result = beam_search(self.model, ids, mask, trie=self.trie, width=k, prefix=prefix)
-            for row, beams, found in zip(rows, result.sequences.tolist(), result.found.tolist(), strict=True):
-                ranked[row] = items_of_beams(beams[:found], self.catalogue.items_of, self.tokens)
+            yield [
+                ItemList(TARGET, row, items_of_beams(beams[:found], self.catalogue.items_of, self.tokens))
+                for row, beams, found in zip(rows, result.sequences.tolist(), result.found.tolist(), strict=True)
+            ]
             bar.update(len(rows))
         bar.close()
-        return ranked
 
 
 def make_baseline(

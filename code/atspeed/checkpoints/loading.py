@@ -21,7 +21,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from atspeed.checkpoints.model_files import no_model
 from atspeed.checkpoints.shapes import Shape, check_shape
-from atspeed.processes import this_process
 from atspeed.prompts import PROMPT
 from genrec.data.catalogue import Catalogue
 from genrec.runtime.artefacts import make_facts, write_facts
@@ -69,16 +68,19 @@ def teach_tokenizer(path: str, catalogue: Catalogue) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    path: str, dtype: torch.dtype | str = "float32", quantised: BitsAndBytesConfig | None = None
+    path: str,
+    dtype: torch.dtype | str = "float32",
+    device: torch.device | str = "cpu",
+    quantised: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
-    """A decoder-only model in eval mode: on the CPU, or, quantised, on this process's device.
+    """A decoder-only model in eval mode, loaded straight onto a device.
 
     Raises UserError if there is no model at `path`, it is not decoder-only, or its weights are not whole, see
     `load_pretrained`.
     """
     load_model_config(path)
-    where = {"quantization_config": quantised, "device_map": {"": this_process().device}} if quantised else {}
-    return load_pretrained(AutoModelForCausalLM, path, dtype=dtype, **where)
+    how = {"quantization_config": quantised} if quantised else {}
+    return load_pretrained(AutoModelForCausalLM, path, device=device, dtype=dtype, **how)
 
 
 def load_model_config(path: str) -> PreTrainedConfig:

@@ -28,6 +28,7 @@ from genrec.runtime.machine import machine_name
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from atspeed.benchmark.runner import MethodBenchmark
@@ -89,10 +90,10 @@ def main(
     # Compiling for a CPU takes half a minute for every number of tokens, so it must be asked for.
     methods = methods or tuple(name for name in ALL if device.type == "cuda" or name not in (CAPTURED, AUTO_CAPTURED))
     for dtype in dtypes:
-        target, tokenizer = open_model(target_model, shape, data, dtype, seed)
-        target, draft, items = target.to(device), None, data.catalogue.token_ids(tokenizer).to(device)
+        target, tokenizer = open_model(target_model, shape, data, dtype, seed, device)
+        draft, items = None, data.catalogue.token_ids(tokenizer).to(device)
         if draft_model or draft_shape:
-            draft = open_model(draft_model, draft_shape, data, dtype, seed + 1)[0].to(device)
+            draft, _ = open_model(draft_model, draft_shape, data, dtype, seed + 1, device)
         prompts = encode_prompts(tokenizer, data.catalogue, samples, 512)
         prefix = Prefix.of(prompts) if share_prefix else None
         models = f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}"
@@ -152,15 +153,16 @@ def check_model(path: str, data: Dataset) -> str:
 
 
 def open_model(
-    path: str | None, shape: str | None, data: Dataset, dtype: str, seed: int
+    path: str | None, shape: str | None, data: Dataset, dtype: str, seed: int, device: "torch.device"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A checkpoint of ours, or random weights of a shape."""
     from atspeed.checkpoints.loading import load_model, load_tokenizer, random_model
 
     if path is None:
         assert shape is not None
-        return random_model(shape, data.catalogue, dtype, seed)
-    return load_model(path, dtype), load_tokenizer(path)
+        model, tokenizer = random_model(shape, data.catalogue, dtype, seed)
+        return model.to(device), tokenizer
+    return load_model(path, dtype, device), load_tokenizer(path)
 
 
 def describe(path: str | None, shape: str | None, model: "PreTrainedModel | None") -> str:

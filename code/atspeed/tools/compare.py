@@ -7,7 +7,8 @@ r"""Compare drafts: every one under strict and relaxed verification, beside gamm
 
 All methods take turns on every request of one run. Strict lists must equal those of `generate`, and all items must be
 in the catalogue, or the run ends. Drafts of one class that differ in their seed are averaged. Writes comparison.csv,
-comparison.md and comparison.png to a folder of --output_dir that is named by the settings and a hash of the drafts.
+comparison.md and comparison.png to a folder of --output_dir that is named by the settings and a hash of the drafts. A
+run that was interrupted goes on where it was.
 """
 
 from functools import partial
@@ -19,7 +20,7 @@ from atspeed.benchmark.report import results_name, short, summarise, users_name,
 from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.dataset import load_dataset, take
-from genrec.runtime.artefacts import hold, is_done, make_facts, read_facts, write_facts
+from genrec.runtime.artefacts import already_done, clear, make_facts, read_facts, write_facts
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path
@@ -69,28 +70,33 @@ def main(
         run_beam_sizes, f"N{draft_beam_size}_gamma{gamma}", [batch_size], dtype, users_name(max_users, seed),
         "" if constrained_softmax else "whole-vocabulary", f"drafts-{short(drafts)}",
     )  # fmt: skip
-    if is_done(output, output, STAGE, made_of, overwrite):
+    work = output.with_name(output.name + ".work")
+    if already_done(output, work, STAGE, made_of, overwrite):
         return
-    hold(output)
 
     import torch
 
-    from atspeed.benchmark.runner import MethodBenchmark
+    from atspeed.benchmark.journal import Journal
+    from atspeed.benchmark.runner import MethodBenchmark, Record
     from atspeed.checkpoints.loading import load_model, load_tokenizer
     from atspeed.prompts import encode_prompts
 
-    tokenizer = load_tokenizer(target_model)
+    journal = Journal(work, 0, Record, "width", "request")
+    journal.mend()
+    done, tokenizer = journal.done(), load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models = [load_model(path, weights).to(device) for path in (target_model, *draft_models)]
+    models = [load_model(path, weights, device) for path in (target_model, *draft_models)]
     items = data.catalogue.token_ids(tokenizer).to(device)
     make = partial(
         draft_methods, names=names, items=items, draft_width=draft_beam_size, gamma=gamma,
         constrained_softmax=constrained_softmax,
     )  # fmt: skip
     bench = MethodBenchmark(models, items, make)
-    records = bench.run(prompts, range(len(prompts)), run_beam_sizes, batch_size=batch_size, warmup=3)
+    requests = range(len(prompts))
+    bench.run(prompts, requests, run_beam_sizes, batch_size=batch_size, warmup=3, done=done, keep=journal.keep)
 
+    records = journal.read()
     tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
     table = by_draft(summarise(records, samples, data.catalogue.items_of, tokens))
     machine = machine_name(device)
@@ -105,6 +111,7 @@ def main(
         folder.mkdir()
         print("\n" + save_comparison(folder, table, headline, exact))
         write_facts(folder, make_facts(STAGE, made_of, machine=machine))
+    clear(work)
     print(f"written to {output}")
 
 

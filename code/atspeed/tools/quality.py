@@ -5,7 +5,8 @@ r"""How good the target's recommendations are, beside simple baselines under the
         --output_dir output/toy/quality
 
 Without a target, the baselines alone. Writes quality.csv, quality.md and quality.png to a folder of --output_dir that
-is named by the settings; what is there of the same settings is kept.
+is named by the settings; what is there of the same settings is kept, and a run that was interrupted goes on where it
+was.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.dataset import load_dataset, take
 from genrec.evaluation.baselines import BASELINES, check_baselines
-from genrec.runtime.artefacts import hold, is_done, make_facts, write_facts
+from genrec.runtime.artefacts import already_done, clear, is_done, make_facts, write_facts
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path
@@ -60,15 +61,15 @@ def main(
         users_name(max_users, seed), f"seed{seed}" if seed and not max_users else "",
         "" if baselines == BASELINES else f"baselines-{short(baselines)}",
     )  # fmt: skip
-    if is_done(output, output, STAGE, made_of, overwrite):
+    work = output.with_name(output.name + ".work")
+    if is_done(output, work, STAGE, made_of, overwrite):
         return
-    hold(output)
 
-    from accelerate.utils import gather_object
-
+    from atspeed.benchmark.journal import Journal
     from atspeed.benchmark.recommendation_quality import (
         TARGET,
         Generative,
+        ItemList,
         judge,
         make_baseline,
         save_quality,
@@ -77,20 +78,31 @@ def main(
     from atspeed.processes import this_process
 
     state = this_process()
-    mine, found = slice(state.process_index, None, state.num_processes), []
+    journal = Journal(work, state.process_index, ItemList, "method", "request")
+    with state.main_process_first():
+        if already_done(output, work, STAGE, made_of, overwrite):
+            return
+        if state.is_main_process:
+            journal.mend()
+        done = journal.done()
+    state.wait_for_everyone()
     if target and target_model:
-        model = load_model(target_model, weights).to(state.device)
+        model = load_model(target_model, weights, state.device)
         recommender = Generative(model, load_tokenizer(target_model), data.catalogue, target.setting.cutoff, batch_size)
-        found = gather_object([recommender.recommend(histories[mine], beam_size)])
+        for batch in recommender.recommend(histories, beam_size, state.process_index, state.num_processes, done):
+            journal.keep(batch)
+    state.wait_for_everyone()
     if not state.is_main_process:
         return
 
-    lists = {}
     for name in baselines:
-        baseline = make_baseline(name, data, split, max_history=max_history, seed=seed, device=state.device)
-        lists[name] = baseline.recommend(histories, beam_size)
-    if target:
-        lists[TARGET] = [found[i % state.num_processes][i // state.num_processes] for i in range(len(samples))]
+        if (name, 0) not in done:  # all requests of a baseline are one line
+            baseline = make_baseline(name, data, split, max_history=max_history, seed=seed, device=state.device)
+            ranked = baseline.recommend(histories, beam_size)
+            journal.keep(ItemList(name, request, items) for request, items in enumerate(ranked))
+    records = journal.read()
+    methods = [*baselines, TARGET] if target else baselines
+    lists = {name: [record.items for record in records if record.method == name] for name in methods}
     table = judge(lists, samples, [k for k in CUTOFFS if k <= beam_size])
     machine = machine_name(state.device)
     headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
@@ -98,6 +110,7 @@ def main(
         folder.mkdir()
         shown = save_quality(folder, table, headline)
         write_facts(folder, make_facts(STAGE, made_of, machine=machine))
+    clear(work)
     print(f"\n{headline}\n\n{shown}\nwritten to {output}")
 
 

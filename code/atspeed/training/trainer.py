@@ -18,6 +18,7 @@ from atspeed.training.selection import Selection
 from atspeed.training.training_progress import TrainingProgress
 from atspeed.tree_logits import tree_logits
 from beamsd.compat import CHECKPOINTING_NAMES, known_name
+from genrec.runtime.cli import GROUP_TIMEOUT
 from genrec.runtime.errors import UserError
 
 
@@ -96,6 +97,35 @@ def _means(evaluated: EvalPrediction) -> dict[str, float]:
     return {"loss": loss, "recommendation_loss": recommend} | by_level
 
 
+def training_arguments(work: Path, schedule: Schedule, world: int, epochs: int) -> TrainingArguments:
+    """What the Trainer is told. A process has one GPU, however many it sees.
+
+    world: processes. epochs: to train in all, see `epochs_left_open`.
+    """
+    gpu, by_loss = torch.cuda.is_available(), schedule.select_by == "eval_loss"
+    again = known_name(CHECKPOINTING_NAMES, vars(TrainingArguments))
+    assert again is not None
+    recomputing = {again: True, f"{again}_kwargs": {"use_reentrant": False}} if schedule.gradient_checkpointing else {}
+    arguments = TrainingArguments(
+        output_dir=str(work), num_train_epochs=epochs,
+        per_device_train_batch_size=schedule.micro_batch_size, per_device_eval_batch_size=schedule.micro_batch_size,
+        gradient_accumulation_steps=schedule.accumulation_steps(world), learning_rate=schedule.learning_rate,
+        weight_decay=schedule.weight_decay, warmup_steps=schedule.warmup_steps, lr_scheduler_type="cosine",
+        eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
+        metric_for_best_model="eval_loss" if by_loss else "eval_accepted", greater_is_better=not by_loss,
+        restore_callback_states_from_checkpoint=True,
+        remove_unused_columns=False, logging_steps=10, report_to=schedule.report_to, seed=schedule.seed,
+        use_cpu=not gpu, disable_tqdm=True, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
+        ddp_timeout=int(GROUP_TIMEOUT.total_seconds()),
+        bf16=schedule.mixed_precision == "bf16", fp16=schedule.mixed_precision == "fp16",
+        **recomputing,
+    )  # fmt: skip
+    # Or a single process that sees several would share the model among them (nn.DataParallel), which multiplies the
+    # batch. There is no argument for it; the Trainer itself sets this attribute where the model is on several GPUs.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
 def fit(
     model: PreTrainedModel, alignment: Alignment, train: Samples, valid: Samples, work: Path, schedule: Schedule,
     world: int, policy: DataPolicy | None = None, selection: Selection | None = None,
@@ -107,23 +137,8 @@ def fit(
     selection: is needed to select by "accepted".
     Returns what the evaluation of the best weights said, the epochs and steps run, and the history of all losses.
     """
-    gpu, checkpoint = torch.cuda.is_available(), last_checkpoint(work)
-    by_loss, again = schedule.select_by == "eval_loss", known_name(CHECKPOINTING_NAMES, vars(TrainingArguments))
-    assert again is not None
-    recomputing = {again: True, f"{again}_kwargs": {"use_reentrant": False}} if schedule.gradient_checkpointing else {}
-    arguments = TrainingArguments(
-        output_dir=str(work), num_train_epochs=epochs_left_open(checkpoint, schedule.epochs),
-        per_device_train_batch_size=schedule.micro_batch_size, per_device_eval_batch_size=schedule.micro_batch_size,
-        gradient_accumulation_steps=schedule.accumulation_steps(world), learning_rate=schedule.learning_rate,
-        weight_decay=schedule.weight_decay, warmup_steps=schedule.warmup_steps, lr_scheduler_type="cosine",
-        eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
-        metric_for_best_model="eval_loss" if by_loss else "eval_accepted", greater_is_better=not by_loss,
-        restore_callback_states_from_checkpoint=True,
-        remove_unused_columns=False, logging_steps=10, report_to=schedule.report_to, seed=schedule.seed,
-        use_cpu=not gpu, disable_tqdm=True, ddp_find_unused_parameters=False, dataloader_pin_memory=gpu,
-        bf16=schedule.mixed_precision == "bf16", fp16=schedule.mixed_precision == "fp16",
-        **recomputing,
-    )  # fmt: skip
+    checkpoint = last_checkpoint(work)
+    arguments = training_arguments(work, schedule, world, epochs_left_open(checkpoint, schedule.epochs))
     trainer = AlignmentTrainer(
         model, arguments, data_collator=collate, train_dataset=train,
         eval_dataset=Subset(valid, sorted(range(len(valid)), key=valid.lengths.__getitem__)), alignment=alignment,

@@ -61,7 +61,8 @@ class Encoder:
         try:
             config = AutoConfig.from_pretrained(inner)
             tokenizer = AutoTokenizer.from_pretrained(inner)
-            model = load_pretrained(AutoModel, inner, unused=_unused(config), dtype=dtype)
+            there = "cpu" if config.is_encoder_decoder else device  # of which a half is dropped
+            model = load_pretrained(AutoModel, inner, _unused(config), there, dtype=dtype)
         except (OSError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"--encoder {path}: no Hugging Face encoder with its tokenizer there ({first})") from error

@@ -12,7 +12,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,9 @@ from genrec.runtime.files import disk_refusal, final_paths
 from genrec.runtime.flags import RANGES, Flag, help_text, read_flags
 
 PATIENCE = 5  # seconds that the main process is given to fail for what another fails for
+# That a process waits for the slowest, in a barrier or a collective; torch's own ten minutes end a job whose processes
+# have uneven work. One that dies is noticed by the launcher, which ends the others at once.
+GROUP_TIMEOUT = timedelta(days=1)
 LONGEST = 300  # characters of an unexpected exception that a line shows
 _AGAIN = "run the same command again to go on: what was finished is kept"
 

@@ -15,23 +15,31 @@ from safetensors import SafetensorError
 from genrec.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
 AGAIN = "fetch or write it again"
 
 
-def load_pretrained(auto: type, path: str, unused: tuple[str, ...] = (), **settings: object) -> PreTrainedModel:
+def load_pretrained(
+    auto: type, path: str, unused: tuple[str, ...] = (), device: torch.device | str = "cpu", **settings: object
+) -> PreTrainedModel:
     """Loads `auto.from_pretrained(path, **settings)` in eval mode, where `auto` is one of the AutoModel classes.
 
-    unused: prefixes of weights that may be missing because they are not used.
+    unused: prefixes of weights that may be missing because they are not used. device: where the weights go one by one
+    as they are read, so that the host never holds them all.
     Raises UserError if the weights cannot be read, or if one is missing, differs in shape from config.json, or holds
     NaN or infinity; the message names it.
     """
     try:
-        model, found = auto.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+        model, found = auto.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, device_map={"": device}, **settings
+        )
     except (SafetensorError, UnpicklingError, EOFError) as error:
         raise UserError(f"{path}: its weights are damaged or truncated ({error}); {AGAIN}") from error
+    if "quantization_config" not in settings:
+        del model.hf_device_map  # the Trainer would take "cuda", which is not "cuda:0" to it, for several devices
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(unused)):
         raise UserError(f"{path}: its weights lack {_first(missing)}, which would be random; {AGAIN}")
     if other := sorted(found["mismatched_keys"]):

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from genrec.runtime.cli import GROUP_TIMEOUT
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, write_json
 from genrec.runtime.text import read_json
@@ -45,7 +47,8 @@ class State:
 
 def new_accelerator() -> Accelerator:
     """Which of how many processes this is: on GPUs, or by gloo on the CPU."""
-    return Accelerator(cpu=not torch.cuda.is_available())
+    group = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[group])
 
 
 def fit_weights(
