@@ -22,9 +22,9 @@ from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.catalogue import read_stop_list
 from genrec.data.dataset import load_dataset, take
 from genrec.reports.tables import to_markdown
-from genrec.runtime.artefacts import already_done, clear, is_done, make_facts, write_facts
+from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.cli import run
-from genrec.runtime.files import atomic_path, sha256, write_text
+from genrec.runtime.files import sha256, write_text
 from genrec.runtime.machine import machine_name
 
 STAGE = "inference"
@@ -73,21 +73,16 @@ def main(
     if is_done(output, work, STAGE, made_of, overwrite):
         return
 
-    from atspeed.benchmark.journal import Journal
+    from atspeed.benchmark.journal import open_journal
     from atspeed.benchmark.runner import MethodBenchmark, Record
     from atspeed.checkpoints.loading import load_model, load_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_prompts
 
-    state = this_process()
-    journal = Journal(work, state.process_index, Record, "width", "request")
-    with state.main_process_first():
-        if already_done(output, work, STAGE, made_of, overwrite):
-            return
-        if state.is_main_process:
-            journal.mend()
-        done = journal.done()
-    state.wait_for_everyone()
+    opened = open_journal(output, work, STAGE, made_of, overwrite, Record, "width", "request")
+    if not opened:
+        return
+    state, (journal, done) = this_process(), opened
     tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
     models = [path and load_model(path, weights, state.device) for path in (target_model, draft_model)]
@@ -110,12 +105,9 @@ def main(
         + machine
     )
     widest = [r for r in records if (r.method, r.width) == (BASELINE, max(run_beam_sizes))]
-    with atomic_path(output) as folder:
-        folder.mkdir()
+    with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
         save_report(folder, table, headline)
         write_text(folder / "recommendations.jsonl", recommendations(widest, samples, served.items_of, tokens))
-        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
-    clear(work)
     print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{verdict(records, bench.exact)}\nwritten to {output}")
 
 

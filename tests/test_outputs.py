@@ -15,7 +15,7 @@ import pytest
 
 from conftest import ROOT, program
 from genrec.data.toy import make_toy
-from genrec.runtime.artefacts import hold
+from genrec.runtime.artefacts import already_done, hold
 from genrec.runtime.files import write_json
 
 TOY = "--dataset toy --data_path {data}"
@@ -113,8 +113,9 @@ def test_of_two_runs_of_the_same_quality_the_second_says_so(world):
     assert start(world, command).returncode == 0
     (out,) = (world / "outputs/out").iterdir()
     shutil.rmtree(out)
-    hold(out)
-    assert last_line(start(world, command)).startswith(f"error: {out}: another run is at work there")
+    work = out.with_name(f"{out.name}.work")
+    assert not already_done(out, work, "quality", {}, overwrite=False)  # holds the folder
+    assert last_line(start(world, command)).startswith(f"error: {work}: another run is at work there")
     assert not out.exists()
 
 

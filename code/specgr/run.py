@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.reports.tables import to_markdown
-from genrec.runtime.artefacts import fingerprint, hold, make_facts, write_facts
+from genrec.runtime.artefacts import fingerprint, hold, new_folder
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import atomic_path, check_new, write_text
+from genrec.runtime.files import check_new, write_text
 from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import SPECULATIVE, check_methods
@@ -67,16 +67,13 @@ def main(config: Config, flags: Flags) -> None:
     table, counts = pd.DataFrame(rows), found.requests
     headline = f"{config.dataset}, {flags.eval_mode}: " + ", ".join(f"{counts[kind]} {kind}" for kind in SUBSETS)
     headline += f" requests, batches of {flags.batch_size}{describe(settings)}"
-    facts = make_facts(
-        STAGE, asdict(flags), machine=machine_name(bench.accelerator.device), data=bench.data.fingerprint,
-        settings={name: asdict(one) for name, one in settings.items()},
-        trained=trained,
-    )  # fmt: skip
-    with atomic_path(folder) as partial:
-        partial.mkdir()
+    of = {
+        "machine": machine_name(bench.accelerator.device), "data": bench.data.fingerprint, "trained": trained,
+        "settings": {name: asdict(one) for name, one in settings.items()},
+    }  # fmt: skip
+    with new_folder(folder, STAGE, asdict(flags), **of) as partial:
         write_text(partial / "results.csv", table.to_csv(index=False))
         write_text(partial / "results.md", f"{headline}\n\n{to_markdown(table)}")
-        write_facts(partial, facts)
     print(f"\n{headline}\n\n{to_markdown(table)}\nwritten to {folder}")
 
 

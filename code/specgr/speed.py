@@ -20,9 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from genrec.reports.tables import to_markdown
-from genrec.runtime.artefacts import FACTS, hold, make_facts, write_facts
+from genrec.runtime.artefacts import FACTS, hold, new_folder
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import atomic_path, check_new, write_text
+from genrec.runtime.files import check_new, write_text
 from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
@@ -92,13 +92,13 @@ def main(config: Config, flags: Flags) -> None:
         f"{config.dataset}, {flags.eval_mode}: {len(samples)} requests, K {flags.k}, {weights}{describe(settings)}; "
         f"{machine}; median of {flags.repetitions} repetitions, lowest and highest beside it"
     )
-    with atomic_path(folder) as partial:
-        partial.mkdir()
+    of = {
+        "machine": machine, "data": bench.data.fingerprint, "weights": weights,
+        "settings": {name: asdict(one) for name, one in settings.items()},
+    }  # fmt: skip
+    with new_folder(folder, "specgr.speed", asdict(flags), **of) as partial:
         write_text(partial / "results.csv", table.to_csv(index=False))
         write_text(partial / "results.md", f"{headline}\n\n{to_markdown(table)}")
-        used = {"weights": weights, "settings": {name: asdict(one) for name, one in settings.items()}}
-        of = {"machine": machine, "data": bench.data.fingerprint}
-        write_facts(partial, make_facts("specgr.speed", asdict(flags), **of, **used))
     print(f"\n{headline}\n\n{to_markdown(table)}\nwritten to {folder}")
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.reports.tables import pyplot
-from genrec.runtime.artefacts import hold, make_facts, write_facts
-from genrec.runtime.files import atomic_path, check_new, write_text
+from genrec.runtime.artefacts import hold, new_folder
+from genrec.runtime.files import check_new, write_text
 from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import CONSTRAINED, SPECULATIVE, check_methods
@@ -66,14 +66,11 @@ def main(config: Config, flags: Flags) -> None:
         rows.append({"method": name, "varied": key, "value": value} | asdict(one) | found)
         print(f"{name}, {LABELS[key]} {value:g}: " + ", ".join(f"{s} {found[s]:.4f}" for s in SHOWN), flush=True)
     beside = row_of(evaluate_method(bench, make(bench, CONSTRAINED), examples, flags.batch_size))
-    with atomic_path(folder) as partial:
-        partial.mkdir()
+    of = {"machine": machine_name(bench.accelerator.device), "data": bench.data.fingerprint, "trained": trained}
+    with new_folder(folder, "specgr.sweep", asdict(flags), **of) as partial:
         table = pd.DataFrame([*rows, {"method": CONSTRAINED} | beside])
         write_text(partial / "sweep.csv", table.to_csv(index=False))
         draw(table, partial / "sweep.png")
-        of = {"machine": machine_name(bench.accelerator.device), "data": bench.data.fingerprint}
-        of["trained"] = trained
-        write_facts(partial, make_facts("specgr.sweep", asdict(flags), **of))
     print(f"written to {folder}")
 
 

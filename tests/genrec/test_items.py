@@ -89,6 +89,13 @@ def test_every_form_gives_the_same_texts(tmp_path, form, name):
     assert read.problems() == ["1 of 3 items have no text, only their raw id: 2 (B003)"]
 
 
+def test_rows_may_name_their_item_by_number_or_by_raw_id(tmp_path):
+    lines = ['{"item": 1, "title": "Comb"}', '{"asin": "B001", "title": "Soap"}', '{"item": "0", "title": "no more"}']
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    read = read_texts(tmp_path / "items.jsonl", NAMES)
+    assert (read.texts[:2], read.twice, read.others) == (["Title: Soap", "Title: Comb"], 1, 0)
+
+
 def test_broken_rows_are_named_by_line_and_nothing_is_executed(tmp_path):
     path, marker = tmp_path / "meta.json", tmp_path / "executed"
     lines = [

@@ -8,6 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from atspeed.processes import this_process
+from genrec.runtime.artefacts import already_done
 from genrec.runtime.errors import UserError
 
 Row = TypeVar("Row")
@@ -44,11 +46,27 @@ class Journal(Generic[Row]):
                     ) from error
         return sorted(records, key=self.key)
 
-    def done(self) -> set[tuple]:
-        """The keys of all records."""
-        return set(map(self.key, self.read()))
-
     def keep(self, records: Iterable[Row]) -> None:
         """Append the records of a batch."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([vars(record) for record in records]) + "\n")
+
+
+def open_journal(
+    output: Path, work: Path, stage: str, made_of: dict, overwrite: bool, kind: type[Row], *key: str
+) -> tuple[Journal[Row], set[tuple]] | None:
+    """The journal of a run that may have been interrupted, and the keys of its records; None if `output` is done.
+
+    To be called by all processes. output, work, stage, made_of, overwrite: see `already_done`. kind, key:
+    see `Journal`.
+    """
+    state = this_process()
+    journal = Journal(work, state.process_index, kind, *key)
+    with state.main_process_first():
+        if already_done(output, work, stage, made_of, overwrite):
+            return None
+        if state.is_main_process:
+            journal.mend()
+        done = set(map(journal.key, journal.read()))
+    state.wait_for_everyone()
+    return journal, done

@@ -20,10 +20,9 @@ from atspeed.benchmark.report import results_name, short, summarise, users_name,
 from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.dataset import load_dataset, take
-from genrec.runtime.artefacts import already_done, clear, make_facts, read_facts, write_facts
+from genrec.runtime.artefacts import is_done, new_folder, read_facts
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import atomic_path
 from genrec.runtime.machine import machine_name
 
 STAGE = "compare"
@@ -71,21 +70,21 @@ def main(
         "" if constrained_softmax else "whole-vocabulary", f"drafts-{short(drafts)}",
     )  # fmt: skip
     work = output.with_name(output.name + ".work")
-    if already_done(output, work, STAGE, made_of, overwrite):
+    if is_done(output, work, STAGE, made_of, overwrite):
         return
 
-    import torch
-
-    from atspeed.benchmark.journal import Journal
+    from atspeed.benchmark.journal import open_journal
     from atspeed.benchmark.runner import MethodBenchmark, Record
     from atspeed.checkpoints.loading import load_model, load_tokenizer
+    from atspeed.processes import this_process
     from atspeed.prompts import encode_prompts
 
-    journal = Journal(work, 0, Record, "width", "request")
-    journal.mend()
-    done, tokenizer = journal.done(), load_tokenizer(target_model)
+    opened = open_journal(output, work, STAGE, made_of, overwrite, Record, "width", "request")
+    if not opened:
+        return
+    device, (journal, done) = this_process().device, opened
+    tokenizer = load_tokenizer(target_model)
     prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = [load_model(path, weights, device) for path in (target_model, *draft_models)]
     items = data.catalogue.token_ids(tokenizer).to(device)
     make = partial(
@@ -107,11 +106,8 @@ def main(
         f"{', '.join(map(str, sorted(set(table['seed']))))}, {machine}"
     )
     exact = verdict([r for r in records if not r.method.endswith(RELAXED)], bench.exact)
-    with atomic_path(output) as folder:
-        folder.mkdir()
+    with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
         print("\n" + save_comparison(folder, table, headline, exact))
-        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
-    clear(work)
     print(f"written to {output}")
 
 

@@ -17,10 +17,9 @@ from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.dataset import load_dataset, take
 from genrec.evaluation.baselines import BASELINES, check_baselines
-from genrec.runtime.artefacts import already_done, clear, is_done, make_facts, write_facts
+from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import atomic_path
 from genrec.runtime.machine import machine_name
 
 STAGE = "quality"
@@ -65,7 +64,7 @@ def main(
     if is_done(output, work, STAGE, made_of, overwrite):
         return
 
-    from atspeed.benchmark.journal import Journal
+    from atspeed.benchmark.journal import open_journal
     from atspeed.benchmark.recommendation_quality import (
         TARGET,
         Generative,
@@ -77,15 +76,10 @@ def main(
     from atspeed.checkpoints.loading import load_model, load_tokenizer
     from atspeed.processes import this_process
 
-    state = this_process()
-    journal = Journal(work, state.process_index, ItemList, "method", "request")
-    with state.main_process_first():
-        if already_done(output, work, STAGE, made_of, overwrite):
-            return
-        if state.is_main_process:
-            journal.mend()
-        done = journal.done()
-    state.wait_for_everyone()
+    opened = open_journal(output, work, STAGE, made_of, overwrite, ItemList, "method", "request")
+    if not opened:
+        return
+    state, (journal, done) = this_process(), opened
     if target and target_model:
         model = load_model(target_model, weights, state.device)
         recommender = Generative(model, load_tokenizer(target_model), data.catalogue, target.setting.cutoff, batch_size)
@@ -106,11 +100,8 @@ def main(
     table = judge(lists, samples, [k for k in CUTOFFS if k <= beam_size])
     machine = machine_name(state.device)
     headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
-    with atomic_path(output) as folder:
-        folder.mkdir()
+    with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
         shown = save_quality(folder, table, headline)
-        write_facts(folder, make_facts(STAGE, made_of, machine=machine))
-    clear(work)
     print(f"\n{headline}\n\n{shown}\nwritten to {output}")
 
 

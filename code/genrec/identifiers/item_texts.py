@@ -85,7 +85,7 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
     A column `item` holds item numbers, any other raw ids. Raises UserError if no row has the text of a known item.
     """
     result, fields_of = ItemTexts(list(names)), {}
-    number_of: dict[str, int] = {}
+    by_raw_id, by_number = ({name: i for i, name in enumerate(of)} for of in (names, map(str, range(len(names)))))
     for where, row in progress_bar(_rows(path), f"read {path.name}", "row"):
         if isinstance(row, str):
             result.broken.append(f"{where}: {row}")
@@ -94,8 +94,7 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
         if column is None or row.get(column) is None:
             result.broken.append(f"{where}: no {id_column or ' or '.join(IDS)}")
             continue
-        number_of = number_of or {str(i) if column == NUMBER else name: i for i, name in enumerate(names)}
-        item = number_of.get(str(row[column]))
+        item = (by_number if column == NUMBER else by_raw_id).get(str(row[column]))
         if item is None:
             result.others += 1
         elif item in fields_of:

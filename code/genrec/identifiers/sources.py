@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from genrec.identifiers.item_texts import ItemTexts, item_names, read_texts
 from genrec.identifiers.vectors import check_embeddings, load_embeddings
 from genrec.runtime.errors import UserError
+from genrec.runtime.files import file_sha256
 from genrec.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ def open_source(
     names = item_names(folder)
     if embeddings:
         check_embeddings(Path(embeddings), len(names))
-        return Vectors(names, Path(embeddings), {"embeddings": embeddings, "sha256": _sha256(Path(embeddings))})
+        return Vectors(
+            names, Path(embeddings), {"embeddings": embeddings, "sha256": file_sha256(Path(embeddings))[:16]}
+        )
     if not Path(encoder).is_dir():
         raise UserError(f"--encoder {encoder}: no such folder; it is a Hugging Face model with its tokenizer")
     read = read_texts(Path(items), names, id_column)
@@ -115,14 +117,6 @@ def _load_encoder(path: str, max_tokens: int, dtype: str) -> Encoder:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Encoder.load(path, max_tokens=max_tokens, dtype=dtype, device=device)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def _report_problems(read: ItemTexts, strict: bool) -> None:

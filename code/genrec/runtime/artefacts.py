@@ -7,13 +7,25 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TextIO, TypeVar, get_type_hints
 
 from genrec.runtime.cli import is_main_process
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import FACTS, LOCK, check_ours, check_output, contents, sha256, write_json, written
+from genrec.runtime.files import (
+    FACTS,
+    LOCK,
+    atomic_path,
+    check_ours,
+    check_output,
+    contents,
+    sha256,
+    write_json,
+    written,
+)
 from genrec.runtime.text import read_json
 
 logger = logging.getLogger(__name__)
@@ -84,6 +96,20 @@ def write_facts(folder: Path, facts: dict) -> None:
     """Writes the facts, with a list of files (see `check_ours`), to an otherwise complete folder and unlocks it."""
     write_json(folder / FACTS, {**facts, "files": [name for name in contents(folder) if name not in (FACTS, NOTE)]})
     _unlock(folder)
+
+
+@contextmanager
+def new_folder(output: Path, stage: str, arguments: dict, work: Path | None = None, **facts: object) -> Iterator[Path]:
+    """A folder to fill that becomes `output`, with its facts, once the context ends without an error.
+
+    work: the folder of what was done on the way, which is then cleared. facts: see `make_facts`.
+    """
+    with atomic_path(output) as partial:
+        partial.mkdir()
+        yield partial
+        write_facts(partial, make_facts(stage, arguments, **facts))
+    if work:
+        clear(work)
 
 
 def already_done(output: Path, work: Path, stage: str, arguments: dict, overwrite: bool) -> bool:

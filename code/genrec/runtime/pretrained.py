@@ -38,8 +38,10 @@ def load_pretrained(
         )
     except (SafetensorError, UnpicklingError, EOFError) as error:
         raise UserError(f"{path}: its weights are damaged or truncated ({error}); {AGAIN}") from error
-    if "quantization_config" not in settings:
-        del model.hf_device_map  # the Trainer would take "cuda", which is not "cuda:0" to it, for several devices
+    if (
+        "quantization_config" not in settings
+    ):  # by its map the Trainer would take "cuda", not "cuda:0", for several GPUs
+        vars(model).pop("hf_device_map", None)
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(unused)):
         raise UserError(f"{path}: its weights lack {_first(missing)}, which would be random; {AGAIN}")
     if other := sorted(found["mismatched_keys"]):

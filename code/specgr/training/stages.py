@@ -12,9 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genrec.runtime.artefacts import FACTS, NOTE, already_done, clear, fingerprint, make_facts, read_facts, write_facts
+from genrec.runtime.artefacts import FACTS, NOTE, already_done, fingerprint, new_folder, read_facts
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import atomic_path
 from genrec.runtime.text import read_json
 from specgr.configuration.config import Config, TrainingPlan, flat
 from specgr.configuration.plans import STAGES, check_division, plan_key, plan_of, stage_folder
@@ -125,18 +124,13 @@ def _train(bench: Workspace, stage: Stage, overwrite: bool) -> None:
 
     state = fit_weights(objective, stage.plan, config.seed, work, accelerator, validate)
     if accelerator.is_main_process:
-        with atomic_path(output) as partial:
-            partial.mkdir()
+        results = {
+            f"NDCG@{config.validation.k}": state.best, "best_step": state.best_step, "history": state.history,
+        }  # fmt: skip
+        with new_folder(output, stage.name, arguments, work, results=results) as partial:
             objective.model.save(partial / MODEL)
             if stage.items:
                 save_items(stage.items(objective), bench.data.codes, partial / ITEMS)
-            results = {
-                f"NDCG@{config.validation.k}": state.best,
-                "best_step": state.best_step,
-                "history": state.history,
-            }
-            write_facts(partial, make_facts(stage.name, arguments, results=results))
-        clear(work)
         logger.info(f"{output}: validation NDCG@{config.validation.k} {state.best:.4f} at step {state.best_step}")
     accelerator.wait_for_everyone()
 
