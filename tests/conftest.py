@@ -6,6 +6,7 @@ import sys
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -27,6 +28,7 @@ from transformers import (
 
 from beamsd import Program
 from beamsd.speed.program import Recording
+from fake_cuda import fake_cuda
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
@@ -238,3 +240,10 @@ PROGRAMS = {
     "recorded": lambda: Program(recorder=Tape),
     "static": lambda: Program(compiler=lambda body: body),  # shapes as for the compiler, and none of its minutes
 }
+
+
+@pytest.fixture
+def device():
+    """A CUDA device, see `fake_cuda`."""
+    with fake_cuda() as made:
+        yield made
