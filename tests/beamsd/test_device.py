@@ -7,12 +7,8 @@ from beamsd import Prefix, Trie, beam_search
 from conftest import noisy_copy, random_items, random_prompts, tiny_llama
 from fake_cuda import CUDA, move
 
-# Of a request after the first, by where the host waits.
-SYNCS = {
-    "settings.py:_check_prompts": 1,  # is padding on the left?
-    "settings.py:_check_vocabularies": 1,  # is a token beyond the vocabulary?
-    "settings.py:resolve": 1,  # how long is the longest prompt?
-}
+# Where the host waits in every request after the first, which also finds out what model and trie are.
+PROMPTS = "settings.py:_read_prompts"  # are they left-padded, how long is the longest, what is the largest token?
 ROUNDS = "beam_search.py:_play"  # one a round, and one before the first: how many levels are left?
 SHARED = [3, 1]  # how all prompts begin
 MODEL = {"gamma": 3, "draft_width": 8}
@@ -53,5 +49,5 @@ def test_the_decoder_waits_once_a_round_and_mixes_no_devices(device, case):
     assert found.sequences.device == CUDA
     assert torch.equal(found.sequences.cpu(), expected.sequences)
     assert torch.equal(found.accepted.cpu(), expected.accepted)
-    assert device.syncs == SYNCS | {ROUNDS: expected.accepted.shape[1] + 1} | syncs
+    assert device.syncs == {PROMPTS: 1, ROUNDS: expected.accepted.shape[1] + 1} | syncs
     assert device.copies == copies

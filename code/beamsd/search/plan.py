@@ -36,6 +36,7 @@ class SearchPlan:
     in_step: bool  # the rows of a batch stand at the same depth
     seeds: Tensor | None  # (B,) long, what verification and scoring draw from
     longest: int  # tokens of the longest prompt
+    largest: int  # token of the prompts
 
     @property
     def key(self) -> tuple:

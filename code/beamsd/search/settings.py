@@ -78,7 +78,7 @@ class Settings:
         """Resolve the settings for one batch of these models. Raises ValueError for what does not fit together."""
         plan = self.resolve(input_ids, attention_mask)
         models, length = (target, draft) if self.uses_model else (target,), plan.ending.length
-        self._check_vocabularies(target, draft, input_ids, plan.ending.eos)
+        self._check_vocabularies(target, draft, plan.largest, plan.ending.eos)
         for model in models:
             check_model(model, input_ids.shape[1] + length)
         check_rotation(target, plan.longest, length)
@@ -89,7 +89,7 @@ class Settings:
     def resolve(self, input_ids: Tensor, attention_mask: Tensor) -> SearchPlan:
         """Resolve the settings for one batch, whatever models read it. Raises ValueError as `plan` does."""
         self._check_numbers()
-        _check_prompts(input_ids, attention_mask)
+        longest, largest = _read_prompts(input_ids, attention_mask)
         ending, trie = self._ending(input_ids)
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
         seeds = self._seeds(legal, input_ids)
@@ -98,7 +98,7 @@ class Settings:
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
             constrained_softmax=self.constrained_softmax and self.verification != "relaxed",
             in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
-            longest=int(attention_mask.sum(-1).max()),
+            longest=longest, largest=largest,
         )  # fmt: skip
 
     @property
@@ -181,7 +181,7 @@ class Settings:
         return VocabularyConstraint(processors, input_ids, group=self.width, raw=self.raw)
 
     def _check_vocabularies(
-        self, target: PreTrainedModel, draft: PreTrainedModel | None, input_ids: Tensor, eos: tuple[int, ...]
+        self, target: PreTrainedModel, draft: PreTrainedModel | None, largest: int, eos: tuple[int, ...]
     ) -> None:  # fmt: skip
         if self.uses_model and draft is None:
             which = f"gamma={self.gamma}" if self.drafter == "model" else f"drafter={self.drafter!r}"
@@ -189,7 +189,7 @@ class Settings:
         sizes = {"target": target.config.get_text_config().vocab_size}
         if self.uses_model and draft is not None:
             sizes["draft"] = draft.config.get_text_config().vocab_size
-        held = {"the prompts hold": int(input_ids.max())}
+        held = {"the prompts hold": largest}
         if self.trie is not None:
             held |= {"the trie holds": self.trie.vocabulary_size - 1, "eos_token_id is": max(eos, default=0)}
         for name, size in sizes.items():
@@ -244,11 +244,15 @@ class Settings:
         return Relaxed(seeds, legal), Sampled(seeds)
 
 
-def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> None:
+def _read_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[int, int]:
+    """The tokens of the longest prompt, and the largest token: the one host sync before the first round."""
     if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape:
         raise ValueError(
             f"input_ids and attention_mask must both be (B, P), not {tuple(input_ids.shape)} and "
             f"{tuple(attention_mask.shape)}"
         )
-    if not bool(attention_mask[:, -1].all()):
+    facts = [attention_mask[:, -1].all().long(), attention_mask.sum(-1).max(), input_ids.max().long()]
+    left_padded, longest, largest = torch.stack(facts).tolist()
+    if not left_padded:
         raise ValueError("prompts must be left-padded: the last column of attention_mask holds a 0")
+    return longest, largest
