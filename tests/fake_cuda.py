@@ -136,12 +136,13 @@ class NoEvent:
 
 def move(module: nn.Module) -> nn.Module:
     """Put the weights and buffers of a module on the device, in place; tied ones stay tied."""
-    moved: dict[int, Tensor] = {}
+    moved: dict[Tensor, nn.Parameter] = {}
     for part in module.modules():
         for name, weight in part._parameters.items():
             if weight is not None:
-                fresh = moved.get(id(weight), CudaTensor(weight.detach().clone()))
-                moved[id(weight)] = part._parameters[name] = nn.Parameter(fresh, weight.requires_grad)
+                if weight not in moved:
+                    moved[weight] = nn.Parameter(CudaTensor(weight.detach().clone()), weight.requires_grad)
+                part._parameters[name] = moved[weight]
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[name] = CudaTensor(buffer.clone())
