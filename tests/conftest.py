@@ -29,6 +29,7 @@ from transformers import (
 from beamsd import Program
 from beamsd.speed.program import Recording
 from fake_cuda import fake_cuda
+from kernel_noise import noisy_attention, noisy_linear
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
@@ -247,3 +248,16 @@ def device():
     """A CUDA device, see `fake_cuda`."""
     with fake_cuda() as made:
         yield made
+
+
+@pytest.fixture(params=["bfloat16", "tf32"])
+def kernel_noise(request, monkeypatch):
+    """Attention with and without a mask differs by rounding, see `kernel_noise`; the precision. In TF32 are float32
+    products of a model on the fake device alone."""
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noisy_attention)
+    monkeypatch.setattr(torch.nn.functional, "linear", noisy_linear)
+    before = torch.get_float32_matmul_precision()
+    if request.param == "tf32":
+        torch.set_float32_matmul_precision("high")
+    yield request.param
+    torch.set_float32_matmul_precision(before)
