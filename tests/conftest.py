@@ -7,6 +7,7 @@ from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -28,7 +29,9 @@ from transformers import (
 
 from beamsd import Program
 from beamsd.speed.program import Recording
+from fake_cuda import fake_cuda
 from genrec.runtime.cli import GROUP_TIMEOUT
+from kernel_noise import noisy_attention, noisy_linear
 
 VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
@@ -246,3 +249,23 @@ PROGRAMS = {
     "recorded": lambda: Program(recorder=Tape),
     "static": lambda: Program(compiler=lambda body: body),  # shapes as for the compiler, and none of its minutes
 }
+
+
+@pytest.fixture
+def device():
+    """A CUDA device, see `fake_cuda`."""
+    with fake_cuda() as made:
+        yield made
+
+
+@pytest.fixture(params=["bfloat16", "tf32"])
+def kernel_noise(request, monkeypatch):
+    """Attention with and without a mask differs by rounding, see `kernel_noise`; the precision. In TF32 are float32
+    products of a model on the fake device alone."""
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noisy_attention)
+    monkeypatch.setattr(torch.nn.functional, "linear", noisy_linear)
+    before = torch.get_float32_matmul_precision()
+    if request.param == "tf32":
+        torch.set_float32_matmul_precision("high")
+    yield request.param
+    torch.set_float32_matmul_precision(before)

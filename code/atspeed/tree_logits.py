@@ -15,10 +15,11 @@ class TreeLogits:
     logits: Tensor  # (B, n, V), after the prompt's last token, or all of them, and all grown nodes
     item_rows: Tensor  # (B, L') long: row of `logits` that predicts item[:, t]
     beam_rows: Tensor  # (B, K, L) long: row of `logits` that predicts beams[:, k, t]; K = 0 without beams
+    prompt: int = 0  # rows of `logits` before the prompt's last token
 
     def for_prompt(self) -> Tensor:
         """(B, P - 1, V): [:, t] predicts token t + 1 of the prompt; only if all of it was kept."""
-        return self.logits[:, : int(self.item_rows[0, 0])]
+        return self.logits[:, : self.prompt]
 
     def for_item(self) -> Tensor:
         """(B, L', V): [:, t] predicts the item's token t."""
@@ -63,7 +64,7 @@ def tree_logits(
         use_cache=False,
         logits_to_keep=tree.size - first,
     ).logits
-    return TreeLogits(logits, item_path - first, beam_path - first)
+    return TreeLogits(logits, item_path - first, beam_path - first, P - 1 - first)
 
 
 def _hang(tree: Tree, roots: Tensor, sequences: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Settings:
     def resolve(self, input_ids: Tensor, attention_mask: Tensor) -> SearchPlan:
         """Resolve the settings for one batch, whatever models read it. Raises ValueError as `plan` does."""
         self._check_numbers()
-        shortest, longest, largest = _check_prompts(input_ids, attention_mask)
+        shortest, longest, largest = _read_prompts(input_ids, attention_mask)
         ending, trie = self._ending(input_ids)
         legal = self._legal(trie and trie.to(input_ids.device), input_ids)
         seeds = self._seeds(legal, input_ids)
@@ -248,8 +248,8 @@ class Settings:
         return Relaxed(seeds, legal), Sampled(seeds)
 
 
-def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[int, int, int]:
-    """Tokens of the shortest and of the longest prompt, and the largest token id among them, in one host sync."""
+def _read_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[int, int, int]:
+    """Tokens of the shortest and the longest prompt, and the largest token: the one host sync before a search."""
     if input_ids.dim() != 2 or input_ids.shape != attention_mask.shape or not input_ids.numel():
         raise ValueError(
             f"input_ids and attention_mask must both be (B, P), B and P at least 1, not {tuple(input_ids.shape)} and "
@@ -262,7 +262,7 @@ def _check_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[int, int,
     lengths = attention_mask.sum(-1).long()
     ends = attention_mask[:, -1].bool().all()
     shortest, longest, largest, is_left_padded = torch.stack(
-        [lengths.min(), lengths.max(), input_ids.max(), ends.long()]
+        [lengths.min(), lengths.max(), input_ids.max().long(), ends.long()]
     ).tolist()
     if not is_left_padded:
         raise ValueError("prompts must be left-padded: the last column of attention_mask holds a 0")

@@ -1,0 +1,130 @@
+"""SpecGR on a device: the CPU's lists, losses and gradients, nothing on the wrong device, and no host sync but those
+written down."""
+
+import pytest
+import torch
+
+from fake_cuda import CUDA, move
+from genrec.data.dataset import Sample
+from specgr.configuration.config import ContrastivePlan
+from specgr.data.codes import NOTHING
+from specgr.data.examples import Examples
+from specgr.decoding.item_drafters import Drafted, EncoderDrafter, Histories, UniSRecDrafter, item_embeddings
+from specgr.decoding.neighbours import NeighbourDrafter, code_vectors
+from specgr.decoding.prefixes import Prefixes
+from specgr.decoding.specgr_search import SpecGR, SpecGRSettings
+from specgr.decoding.tiger_search import BeamSearch
+from specgr.decoding.verifier import TigerVerifier
+from specgr.evaluation.evaluation import evaluate
+from specgr.networks.unisrec import UniSRec, UniSRecSettings
+from specgr.training.loss_modules import Stage1Loss, Stage2Loss, TigerLoss, UniSRecLoss
+from tiny_tiger import random_codes, random_histories, random_tiger
+
+N_ITEMS, BATCH, K = 60, 4, 5
+SETTINGS = SpecGRSettings(draft_size=6, num_beams=10, threshold=-3.5)
+ENCODER = {"tiger.py:encode": 1}  # transformers asks whether anything is masked
+UNISREC = {"unisrec.py:histories": 1}  # the distinct items of the batch
+PROMPTS, ROUNDS = "settings.py:_read_prompts", "beam_search.py:_play"  # see the decoder's test
+
+
+def parts(to_device=lambda part: part):
+    """Everything that recommenders are made of: codes, TIGER, text embeddings, UniSRec, which items were seen."""
+    codes = random_codes(N_ITEMS)
+    torch.manual_seed(0)
+    unisrec = UniSRec(UniSRecSettings(6, 5, hidden=8, inner=8, layers=1, experts=2)).eval()
+    texts, seen = torch.randn(N_ITEMS, 6), torch.arange(N_ITEMS) % 3 > 0
+    return [to_device(part) for part in (codes, random_tiger(codes), texts, unisrec, seen)]
+
+
+def there(part):
+    return move(part) if isinstance(part, torch.nn.Module) else part.to(CUDA)
+
+
+def make(name, codes, tiger, texts, unisrec, seen):
+    verifier, prefixes = TigerVerifier(tiger, codes), Prefixes.of(codes)
+    drafters = {
+        "encoder": lambda: EncoderDrafter(tiger, item_embeddings(tiger, codes)),
+        "neighbours": lambda: NeighbourDrafter(code_vectors(codes)),
+        "UniSRec": lambda: UniSRecDrafter.of(unisrec, texts),
+    }
+    what, _, drafter = name.partition(", ")
+    if what == "TIGER":
+        free = drafter == "unconstrained"
+        return BeamSearch(verifier, prefixes, not free, "none" if free or not drafter else drafter)
+    if what == "alone":
+        return Drafted(verifier if drafter == "encoder" else Histories(), drafters[drafter]())
+    return SpecGR(verifier, drafters[drafter](), prefixes, seen, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "syncs"),
+    [
+        ("TIGER", ENCODER | {PROMPTS: 1, ROUNDS: 5}),
+        ("TIGER, trie", ENCODER | {PROMPTS: 1, ROUNDS: 2}),
+        ("TIGER, unconstrained", ENCODER | {PROMPTS: 1, ROUNDS: 5}),
+        ("SpecGR, encoder", ENCODER),
+        ("SpecGR, neighbours", ENCODER),
+        ("SpecGR, UniSRec", ENCODER | UNISREC),
+        ("alone, encoder", ENCODER),
+        ("alone, neighbours", {}),
+        ("alone, UniSRec", UNISREC),
+    ],
+)
+def test_recommenders_and_their_evaluation(device, name, syncs):
+    histories = random_histories(N_ITEMS, BATCH)
+    samples = [Sample(i, tuple(x for x in row if x != NOTHING), (i,)) for i, row in enumerate(histories.tolist())]
+    on_cpu, on_device = make(name, *parts()), make(name, *parts(there))
+    expected = on_cpu.recommend(histories, K)
+    histories = histories.to(CUDA)
+    device.forget()
+    found = on_device.recommend(histories, K)
+    if expected.rounds is not None:
+        assert torch.equal(found.rounds.cpu(), expected.rounds)
+        syncs = syncs | {"specgr_search.py:recommend": int(expected.rounds.max())}  # which rows are done?
+    assert device.syncs == syncs
+    assert device.copies == {}
+    assert torch.equal(found.items.cpu(), expected.items)
+    torch.testing.assert_close(found.scores.cpu(), expected.scores)
+    seen = parts()[-1]
+    device.forget()
+    found, expected = (
+        evaluate(recommender, samples, mask, batch_size=3, cutoffs=(1, K))
+        for recommender, mask in ((on_device, seen.to(CUDA)), (on_cpu, seen))
+    )
+    assert found.quality == expected.quality
+    assert device.copies == {"evaluation.py:batches_of": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "syncs"),
+    [
+        # How long are the four parts of like length? And transformers asks of each whether anything is masked.
+        ("TIGER", {"tiger.py:encode_by_length": 1, "tiger.py:encode": 4}),
+        ("UniSRec", {"unisrec.py:histories": 1, "loss_modules.py:forward": 1}),  # the items seen in training
+        # Also the encoder over the items.
+        ("stage 1", {"tiger.py:encode_by_length": 1, "tiger.py:encode": 5}),
+        ("stage 2", {"tiger.py:encode_by_length": 1, "tiger.py:encode": 4}),
+    ],
+)
+def test_losses_and_gradients(device, name, syncs):
+    histories = random_histories(N_ITEMS, BATCH)
+    examples, plan = Examples(histories, torch.arange(3, 3 + BATCH)), ContrastivePlan(generation_batch_size=2)
+
+    def step(count, codes, tiger, texts, unisrec, seen):
+        model = {
+            "TIGER": lambda: TigerLoss(tiger, codes, examples),
+            "UniSRec": lambda: UniSRecLoss(unisrec, texts, seen, examples),
+            "stage 1": lambda: Stage1Loss(tiger, codes, examples, plan, 1),
+            "stage 2": lambda: Stage2Loss(tiger, codes, examples, plan, 1, item_embeddings(tiger, codes).clone(), seen),
+        }[name]()
+        model(torch.arange(BATCH))  # makes what is made once
+        count()
+        losses = model(torch.arange(BATCH))
+        losses.sum().backward()
+        gradients = [weight.grad.cpu() for weight in model.parameters() if weight.grad is not None]
+        return losses.detach().cpu(), gradients
+
+    expected, found = step(lambda: None, *parts()), step(device.forget, *parts(there))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    assert device.syncs == syncs
+    assert device.copies == {"loss_modules.py:batch": 2}  # histories and targets
