@@ -50,6 +50,7 @@ def noisy_attention(
         scores = scores.masked_fill(~causal, -torch.inf)
     if attn_mask is None:
         return (rounded(scores.softmax(-1)) @ rounded(value)).to(dtype)
-    mask = attn_mask if attn_mask.is_floating_point() else torch.zeros_like(scores).masked_fill_(~attn_mask, -torch.inf)
+    # Padding attends to nothing, which must not make a NaN.
+    mask = attn_mask if attn_mask.is_floating_point() else torch.zeros_like(scores).masked_fill_(~attn_mask, -1e9)
     scores = rounded(scores.to(dtype)) + mask
     return (rounded(scores.softmax(-1).to(dtype)) @ rounded(value)).to(dtype)
