@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import vectors
+from fake_cuda import move
 from genrec.identifiers.quantise import shared
 from genrec.identifiers.rqvae import RQVAE, RQVAESettings, load_rqvae, save_rqvae
 from genrec.identifiers.rqvae_training import Training, fit_rqvae
@@ -174,3 +175,16 @@ def test_a_saved_model_is_the_same_model(tmp_path):
 def test_settings_out_of_range_are_named(change, message):
     with pytest.raises(UserError, match=message):
         fit_rqvae(vectors(), replace(SMALL, **change))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adagrad"])
+def test_a_resumed_optimiser_counts_its_steps_on_the_cpu(device, optimizer, tmp_path):
+    """On a GPU every step of the training would wait for them, once a weight."""
+    settings = replace(SMALL, optimizer=optimizer)
+    fit_rqvae(vectors(60), settings, work=tmp_path)
+    training = Training(move(RQVAE(settings, 20)), tmp_path / "checkpoint.safetensors")
+    assert training.restore()
+    for weight, state in training.optimizer.state.items():
+        assert {name: each.is_cuda for name, each in state.items()} == {name: name != "step" for name in state}
+        assert weight.is_cuda
+    assert all(weight.is_cuda for weight in training.best.values())

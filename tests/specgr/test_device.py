@@ -1,6 +1,10 @@
 """SpecGR on a device: the CPU's lists, losses and gradients, nothing on the wrong device, and no host sync but those
 written down."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -20,6 +24,7 @@ from specgr.networks.unisrec import UniSRec, UniSRecSettings
 from specgr.training.loss_modules import Stage1Loss, Stage2Loss, TigerLoss, UniSRecLoss
 from tiny_tiger import random_codes, random_histories, random_tiger
 
+ROOT = Path(__file__).parents[2]
 N_ITEMS, BATCH, K = 60, 4, 5
 SETTINGS = SpecGRSettings(draft_size=6, num_beams=10, threshold=-3.5)
 ENCODER = {"tiger.py:encode": 1}  # transformers asks whether anything is masked
@@ -95,6 +100,27 @@ def test_recommenders_and_their_evaluation(device, name, syncs):
     assert device.copies == {"evaluation.py:batches_of": 2}
 
 
+LOSSES = ("TIGER", "UniSRec", "stage 1", "stage 2")
+
+
+def loss_module(name, codes, tiger, texts, unisrec, seen, processes=1):
+    """One of LOSSES. The generation loss is of all rows, so that the division into processes changes nothing."""
+    examples = Examples(random_histories(N_ITEMS, BATCH), torch.arange(3, 3 + BATCH))
+    plan = ContrastivePlan(generation_batch_size=BATCH)
+    return {
+        "TIGER": lambda: TigerLoss(tiger, codes, examples),
+        "UniSRec": lambda: UniSRecLoss(unisrec, texts, seen, examples),
+        "stage 1": lambda: Stage1Loss(tiger, codes, examples, plan, processes),
+        "stage 2": lambda: Stage2Loss(
+            tiger, codes, examples, plan, processes, item_embeddings(tiger, codes).clone(), seen
+        ),
+    }[name]()
+
+
+def gradients(model):
+    return [weight.grad.cpu() for weight in model.parameters() if weight.grad is not None]
+
+
 @pytest.mark.parametrize(
     ("name", "syncs"),
     [
@@ -106,25 +132,35 @@ def test_recommenders_and_their_evaluation(device, name, syncs):
         ("stage 2", {"tiger.py:encode_by_length": 1, "tiger.py:encode": 4}),
     ],
 )
-def test_losses_and_gradients(device, name, syncs):
-    histories = random_histories(N_ITEMS, BATCH)
-    examples, plan = Examples(histories, torch.arange(3, 3 + BATCH)), ContrastivePlan(generation_batch_size=2)
-
-    def step(count, codes, tiger, texts, unisrec, seen):
-        model = {
-            "TIGER": lambda: TigerLoss(tiger, codes, examples),
-            "UniSRec": lambda: UniSRecLoss(unisrec, texts, seen, examples),
-            "stage 1": lambda: Stage1Loss(tiger, codes, examples, plan, 1),
-            "stage 2": lambda: Stage2Loss(tiger, codes, examples, plan, 1, item_embeddings(tiger, codes).clone(), seen),
-        }[name]()
-        model(torch.arange(BATCH))  # makes what is made once
+@pytest.mark.parametrize("moved", [False, True], ids=["rows on the CPU", "rows moved"])
+def test_losses_and_gradients(device, name, syncs, moved):
+    def step(count, rows, *made_of):
+        model = loss_module(name, *made_of)
+        model(rows)  # makes what is made once
         count()
-        losses = model(torch.arange(BATCH))
+        losses = model(rows)
         losses.sum().backward()
-        gradients = [weight.grad.cpu() for weight in model.parameters() if weight.grad is not None]
-        return losses.detach().cpu(), gradients
+        return losses.detach().cpu(), gradients(model)
 
-    expected, found = step(lambda: None, *parts()), step(device.forget, *parts(there))
+    rows = torch.arange(BATCH)
+    expected = step(lambda: None, rows, *parts())
+    found = step(device.forget, rows.to(CUDA) if moved else rows, *parts(there))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert device.syncs == syncs
-    assert device.copies == {"loss_modules.py:batch": 2}  # histories and targets
+    assert device.copies == ({} if moved else {"loss_modules.py:batch": 1})  # the rows
+
+
+def test_two_processes_whose_inputs_are_moved_are_one(tmp_path):
+    """As on two GPUs: DistributedDataParallel moves what `forward` is given to the device of its process."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, ROOT / "tests/specgr/device_worker.py", tmp_path], text=True, capture_output=True, check=False,
+        env={"PYTHONPATH": f"{ROOT}/code:{ROOT}/tests", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in LOSSES:
+        whole = loss_module(name, *parts())
+        losses = whole(torch.arange(BATCH))
+        losses.sum().backward()
+        found = torch.load(tmp_path / f"{name}.pt")
+        torch.testing.assert_close(found, (losses.detach(), gradients(whole)), atol=1e-4, rtol=1e-3)

@@ -148,18 +148,18 @@ def load_rqvae(path: Path, device: torch.device | str = "cpu") -> RQVAE:
     """Loads a model that `save_rqvae` wrote. Raises UserError if the file is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; it is written by: bash script/build_index.sh")
-    tensors, about = read_tensors(path, device)
+    tensors, about = read_tensors(path)
     model = RQVAE(RQVAESettings.from_dict(about["settings"]), about["width"]).to(device)
     model.load_state_dict(tensors)
     check_finite(tensors.items(), path)
     return model.eval()
 
 
-def read_tensors(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict]:
-    """Reads the tensors and metadata of a safetensors file. Raises UserError if it is damaged."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Reads the tensors, onto the CPU, and metadata of a safetensors file. Raises UserError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["about"])
-        return load_file(path, device=str(device)), about
+        return load_file(path), about
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: damaged or not ours ({error}); remove it, or pass --overwrite") from error

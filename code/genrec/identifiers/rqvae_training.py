@@ -168,11 +168,12 @@ class Training:
         """Resumes from the checkpoint; returns whether there is one. Raises UserError if its settings differ."""
         if self.path is None or not self.path.is_file():
             return False
-        tensors, about = read_tensors(self.path, self.model.device)
+        # The optimiser takes its moments to the device and leaves its count of steps on the CPU, where it is read.
+        tensors, about = read_tensors(self.path)
         if RQVAESettings.from_dict(about["settings"]) != self.model.settings:
             raise UserError(f"{self.path}: was made with other settings; remove it, or pass --overwrite")
         self.model.load_state_dict(_with_prefix("model.", tensors))
-        self.best = _with_prefix("best.", tensors)
+        self.best = {name: weight.to(self.model.device) for name, weight in _with_prefix("best.", tensors).items()}
         state = self.optimizer.state_dict()
         for name, value in _with_prefix("optimizer.", tensors).items():
             index, _, moment = name.partition(".")

@@ -25,6 +25,7 @@ from genrec.data.splits import SPLITS
 from genrec.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from specgr.data.codes import Codes
@@ -46,6 +47,9 @@ class Examples:
 
     def __getitem__(self, rows: Tensor | slice) -> Examples:
         return Examples(self.histories[rows], self.targets[rows])
+
+    def to(self, device: torch.device) -> Examples:
+        return Examples(self.histories.to(device), self.targets.to(device))
 
     def sample(self, most: int | None, seed: int) -> Examples:
         """A random choice of at most `most`, in their order; all for None. The same for the same seed."""

@@ -12,8 +12,8 @@ from specgr.training.contrastive import first_row, gather, generation_loss, info
 
 
 class LossModule(nn.Module):
-    """`model` is what is trained. `parts` names what forward (rows (b,) long, on the CPU) returns: means over the rows,
-    weighted, whose sum is the loss. A mean over processes with as many rows each is that of all rows."""
+    """`model` is what is trained. `parts` names what forward (rows (b,) long) returns: means over the rows, weighted,
+    whose sum is the loss. A mean over processes with as many rows each is that of all rows."""
 
     parts: tuple[str, ...]
 
@@ -22,8 +22,11 @@ class LossModule(nn.Module):
         self.model, self.examples = model, examples
 
     def batch(self, rows: Tensor) -> Examples:
-        device, examples = next(self.model.parameters()).device, self.examples[rows]
-        return Examples(examples.histories.to(device), examples.targets.to(device))
+        """rows: on the CPU, or where DistributedDataParallel moves them, on the model's device."""
+        device = next(self.model.parameters()).device
+        if self.examples.targets.device != device:
+            self.examples = self.examples.to(device)  # small, so they stay there
+        return self.examples[rows.to(device)]
 
 
 class TigerLoss(LossModule):
