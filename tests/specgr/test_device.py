@@ -14,7 +14,7 @@ from specgr.configuration.config import ContrastivePlan
 from specgr.data.codes import NOTHING
 from specgr.data.examples import Examples
 from specgr.decoding.item_drafters import Drafted, EncoderDrafter, Histories, UniSRecDrafter, item_embeddings
-from specgr.decoding.neighbours import NeighbourDrafter, code_vectors
+from specgr.decoding.neighbours import CodeNeighbourDrafter, NeighbourDrafter
 from specgr.decoding.prefixes import Prefixes
 from specgr.decoding.specgr_search import SpecGR, SpecGRSettings
 from specgr.decoding.tiger_search import BeamSearch
@@ -49,7 +49,8 @@ def make(name, codes, tiger, texts, unisrec, seen):
     verifier, prefixes = TigerVerifier(tiger, codes), Prefixes.of(codes)
     drafters = {
         "encoder": lambda: EncoderDrafter(tiger, item_embeddings(tiger, codes)),
-        "neighbours": lambda: NeighbourDrafter(code_vectors(codes)),
+        "neighbours": lambda: CodeNeighbourDrafter(codes),
+        "texts": lambda: NeighbourDrafter(texts),
         "UniSRec": lambda: UniSRecDrafter.of(unisrec, texts),
     }
     what, _, drafter = name.partition(", ")
@@ -69,6 +70,7 @@ def make(name, codes, tiger, texts, unisrec, seen):
         ("TIGER, unconstrained", ENCODER | {PROMPTS: 1, ROUNDS: 5}),
         ("SpecGR, encoder", ENCODER),
         ("SpecGR, neighbours", ENCODER),
+        ("SpecGR, texts", ENCODER),
         ("SpecGR, UniSRec", ENCODER | UNISREC),
         ("alone, encoder", ENCODER),
         ("alone, neighbours", {}),
@@ -126,7 +128,7 @@ def gradients(model):
     [
         # How long are the four parts of like length? And transformers asks of each whether anything is masked.
         ("TIGER", {"tiger.py:encode_by_length": 1, "tiger.py:encode": 4}),
-        ("UniSRec", {"unisrec.py:histories": 1, "loss_modules.py:forward": 1}),  # the items seen in training
+        ("UniSRec", {"unisrec.py:histories": 1}),
         # Also the encoder over the items.
         ("stage 1", {"tiger.py:encode_by_length": 1, "tiger.py:encode": 5}),
         ("stage 2", {"tiger.py:encode_by_length": 1, "tiger.py:encode": 4}),

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, one_hot
 
 from specgr.data.codes import NOTHING, Codes
-from specgr.decoding.item_drafters import Drafted, EncoderDrafter, item_embeddings
-from specgr.decoding.neighbours import NeighbourDrafter, code_vectors
+from specgr.decoding.item_drafters import Drafted, EncoderDrafter, Histories, item_embeddings
+from specgr.decoding.neighbours import CodeNeighbourDrafter, NeighbourDrafter
 from specgr.decoding.verifier import TigerVerifier
 from tiny_tiger import random_histories
 
@@ -35,10 +35,30 @@ def test_the_neighbour_drafter_weighs_the_last_item_most(codes, tiger):
         NeighbourDrafter(vectors, decay=0.0)
 
 
-def test_code_vectors_are_as_alike_as_the_semantic_codes():
-    codes = Codes(torch.tensor([[0, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 1]]), (2, 2, 2, 2))
-    products = code_vectors(codes) @ code_vectors(codes).T
-    torch.testing.assert_close(products[0], torch.tensor([1.75, 1.5, 0.75, 1.75]))  # levels are worth 1, 1/2 and 1/4
+def test_neighbours_by_code_are_those_of_vectors_in_which_each_level_is_one_hot(codes, tiger):
+    n_items, sizes = len(codes.codes), codes.sizes[:-1]
+    levels = [one_hot(codes.codes[:, i], size).double() * 0.5 ** (i / 2) for i, size in enumerate(sizes)]
+    vectors, histories = torch.cat(levels, 1), random_histories(n_items, 5)
+    histories[0] = NOTHING
+    encoded = TigerVerifier(tiger, codes).encode(histories)
+    expected, found = NeighbourDrafter(vectors).scores(encoded), CodeNeighbourDrafter(codes).scores(encoded)
+    torch.testing.assert_close(found, expected, atol=1e-14, rtol=0)
+    assert torch.equal(found.argsort(descending=True), expected.argsort(descending=True)), "ties by the item's number"
+    assert expected.round(decimals=9).unique().numel() < expected.numel(), "there are ties"
+
+
+@pytest.mark.parametrize("drafter", ["codes", "texts"])
+def test_a_large_catalogue_is_scored_in_little_more_than_its_codes_or_vectors(drafter, monkeypatch):
+    """1.5 M items of 3 x 256 codes were 9 GB of vectors in float64."""
+    n_items = 200_000
+    codes = Codes.from_semantic(torch.randint(256, (n_items, 3)), (256,) * 3)
+    made = CodeNeighbourDrafter(codes) if drafter == "codes" else NeighbourDrafter(torch.randn(n_items, 8))
+    held = [each for each in vars(made).values() if isinstance(each, torch.Tensor)]
+    assert sum(each.nbytes for each in held) <= 32 * n_items
+    encoded = Histories().encode(torch.randint(n_items, (2, 5)))
+    whole = made.scores(encoded)
+    monkeypatch.setattr("specgr.decoding.neighbours.BLOCK", 777)
+    torch.testing.assert_close(made.scores(encoded), whole, atol=1e-14, rtol=0)
 
 
 def test_a_drafter_alone_recommends_its_best_items(codes, tiger):

@@ -51,7 +51,7 @@ def test_v_of_a_batch_is_that_of_a_naive_loop_at_every_depth_of_the_beams(codes,
         legal = legal.masked_fill(options == prefixes.trie.dead, -torch.inf)
         beams = beams.step(TrieContinuations(legal, options, prefixes.trie), likelihood, min(6, legal[0].numel()))
         beams = replace(beams, nodes=tree.append(beams.nodes, beams.tokens))
-        below = [(prefixes.below(beams.states, level + 1)[row] == 0).nonzero()[:, 0] for row in range(3)]
+        below = [prefixes.below(beams.states, level + 1)[row].nonzero()[:, 0] for row in range(3)]
         drafted = torch.stack([items[torch.randint(len(items), (5,))] for items in below])
         owner = (prefixes.states[level + 1][drafted][..., None] == beams.states[:, None]).int().argmax(-1)
     _, log_probs = read_drafts(reader, tree, beams, owner, prefixes.tokens[drafted][..., depth:])

@@ -35,9 +35,9 @@ class Prefixes:
     def below(self, prefixes: Tensor, depth: int) -> Tensor:
         """Which items lie below one of the row's prefixes. prefixes: (B, W) states after `depth` tokens, or dead.
 
-        Returns (B, n_items) float, to be added to scores: 0 below a prefix, else -inf.
+        Returns (B, n_items) bool.
         """
         first, count = self.runs[depth]
-        allowed = torch.full((len(prefixes), count + 1), -torch.inf, device=prefixes.device)
-        allowed.scatter_(1, (prefixes - first).clamp(max=count), 0.0)  # the last for the dead
+        allowed = torch.zeros(len(prefixes), count + 1, dtype=torch.bool, device=prefixes.device)
+        allowed.scatter_(1, (prefixes - first).clamp(max=count), True)  # the last for the dead
         return allowed.index_select(1, (self.states[depth] - first).int())  # int, which is the faster one

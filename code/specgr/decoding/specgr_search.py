@@ -119,7 +119,7 @@ class SpecGR:
         and whether there is one: (b, δ) long, long, bool."""
         below = left
         if depth:
-            below = left + self.prefixes.below(beams.states, depth)
+            below = left.masked_fill(~self.prefixes.below(beams.states, depth), -torch.inf)
         best = below.topk(min(self.settings.draft_size, left.shape[1]))
         there = ~best.values.isneginf()
         _strike(left, best.indices, there)

@@ -13,7 +13,7 @@ from specgr.configuration.names import (
 from specgr.configuration.plans import settings_of
 from specgr.configuration.specgr_settings import SpecGRSettings
 from specgr.decoding.item_drafters import Drafted, EncoderDrafter, Histories, ItemDrafter, UniSRecDrafter
-from specgr.decoding.neighbours import NeighbourDrafter, code_vectors
+from specgr.decoding.neighbours import CodeNeighbourDrafter, NeighbourDrafter
 from specgr.decoding.prefixes import Prefixes
 from specgr.decoding.ranked_lists import ItemRanker
 from specgr.decoding.specgr_search import SpecGR
@@ -43,9 +43,9 @@ def make(bench: Workspace, name: str, settings: SpecGRSettings | None = None) ->
     return SpecGR(verifier, drafter, Prefixes.of(codes), bench.seen, settings or settings_of(bench.config, name))
 
 
-def _neighbours(bench: Workspace) -> NeighbourDrafter:
+def _neighbours(bench: Workspace) -> ItemDrafter:
     """Of the texts where there are any, else of the identifiers."""
-    return NeighbourDrafter(code_vectors(bench.codes) if bench.texts is None else bench.texts)
+    return CodeNeighbourDrafter(bench.codes) if bench.texts is None else NeighbourDrafter(bench.texts)
 
 
 def _unisrec(bench: Workspace) -> UniSRecDrafter:

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
+from torch.utils.checkpoint import checkpoint
 
 from genrec.evaluation.sasrec import CausalTransformer
 from specgr.data.codes import NOTHING
 from specgr.networks.model_folder import load_weights, save_weights
 
 SETTINGS = "unisrec.json"
+BLOCK = 2**16  # items whose experts are in memory at a time, 9,600 bytes each
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,14 @@ class UniSRec(nn.Module):
         nn.init.normal_(self.transformer.position.weight, std=0.02)
 
     def items(self, texts: Tensor) -> Tensor:
-        """texts (n, d) -> (n, hidden) of norm 1, what histories are compared with."""
-        return normalize(self.adaptor(texts), dim=-1)
+        """texts (n, d) -> (n, hidden) of norm 1, what histories are compared with.
+
+        What the experts say of each is computed again for the gradients, in blocks, where there are many.
+        """
+        if len(texts) <= BLOCK:
+            return normalize(self.adaptor(texts), dim=-1)
+        adapted = [checkpoint(self.adaptor, part, use_reentrant=False) for part in texts.split(BLOCK)]
+        return normalize(torch.cat(adapted), dim=-1)
 
     def histories(self, items: Tensor, texts: Tensor) -> Tensor:
         """items (B, T) long, oldest first, NOTHING where there is none; texts (n_items, d) -> (B, hidden) of norm 1."""

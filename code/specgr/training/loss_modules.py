@@ -53,12 +53,12 @@ class UniSRecLoss(LossModule):
 
     def __init__(self, model: UniSRec, texts: Tensor, seen: Tensor, examples: Examples):
         super().__init__(model, examples)
-        self.texts, self.seen, self.row = texts, seen, seen.cumsum(0) - 1
+        self.texts, self.known, self.row = texts, texts[seen], seen.cumsum(0) - 1
 
     def forward(self, rows: Tensor) -> Tensor:
         batch = self.batch(rows)
         histories = self.model.histories(batch.histories, self.texts)
-        items, temperature = self.model.items(self.texts[self.seen]), self.model.settings.temperature
+        items, temperature = self.model.items(self.known), self.model.settings.temperature
         return item_cross_entropy(histories, items, self.row[batch.targets], temperature).mean()[None]
 
 
