@@ -64,8 +64,8 @@ class speculate:
     draft_width: N, beams that the draft model drafts a level, at least num_beams; None is twice num_beams.
     gamma: levels that it drafts a round. nodes: what "trie" and "hybrid" draft a round at most. constrained_softmax: by
     what it ranks. See `Settings`.
-    verification: "strict" gives what `generate` gives without; "relaxed" and "sample" draw at random and take `seeds`,
-    one integer a request (see `Settings`). clock: sums the seconds of draft, target and verify.
+    verification: "strict" gives what `generate` gives without; "relaxed", "coupled" and "sample" draw at random and
+    take `seeds`, one integer a request (see `Settings`). clock: sums the seconds of draft, target and verify.
     prefix: what prompts begin with, to be read once for all calls, and again when weights or adapters have changed.
     capture: run with static shapes, on CUDA as one graph a round, on the CPU with compiled models (see `Program`).
 
@@ -232,7 +232,7 @@ def _check_config(config: GenerationConfig) -> None:
     if config.do_sample:
         raise ValueError(
             "do_sample=True, perhaps from the checkpoint's generation_config: speculate draws by "
-            "verification='relaxed' or 'sample' only; pass do_sample=False"
+            "verification='relaxed', 'coupled' or 'sample' only; pass do_sample=False"
         )
     if config.get_generation_mode() not in (BEAM_SEARCH, GREEDY_SEARCH):
         raise ValueError(f"speculate is for beam search, not for {config.get_generation_mode()}")

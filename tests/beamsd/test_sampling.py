@@ -88,8 +88,8 @@ def relaxed(target, draft=None, width=1, draft_width=0, gamma=0):
 
     def begin(beams):
         """A new round."""
-        depth = len(min(beams))
-        return {beams: 1.0} if depth == 3 else go_on(beams, beams, min(gamma, 2 - depth))
+        depth, last = len(min(beams)), len(max(target, key=len))
+        return {beams: 1.0} if depth == last else go_on(beams, beams, min(gamma, last - 1 - depth))
 
     @cache
     def go_on(beams, drafted, levels):
@@ -178,6 +178,58 @@ def test_relaxed_with_another_draft_is_algorithm_2(width, draft_width, gamma):
     expected = relaxed(target, draft, **options)
     _, lists = search(6000, EQUAL, verification="relaxed", **options)
     assert_drawn_from(expected, [frozenset(each) for each in lists])
+
+
+# Coupled sampling
+
+ITEMS = {
+    1: [(token,) for token in range(4, 12)],
+    2: [(4, 7), (4, 8), (5, 7), (5, 9), (6, 8), (6, 10), (6, 11)],
+    4: [(4, 7, 10, 5), (4, 7, 10, 6), (4, 7, 11, 5), (4, 8, 10, 5), (5, 7, 10, 6), (5, 7, 11, 5), (5, 8, 11, 6)],
+}
+
+
+@pytest.mark.parametrize("levels", ITEMS)
+@pytest.mark.parametrize(("width", "draft_width"), [(1, 1), (1, 5), (2, 3), (3, 8)])
+def test_coupled_is_sampling_without_replacement_from_the_target_for_any_draft_and_width(levels, width, draft_width):
+    """Relaxed sampling is so for a draft that is the target alone, or for one beam and one draw."""
+    items = ITEMS[levels]
+    expected = relaxed(probabilities(TARGET_SEED, tuple(items)), width=width)
+    for gamma in (1, 3):
+        options = dict(width=width, draft_width=draft_width, gamma=gamma)
+        result, lists = search(6000, items, verification="coupled", **options)
+        assert_drawn_from(expected, [frozenset(each) for each in lists])
+    if levels > 1 and draft_width > 1:
+        assert (result.accepted[:, 0] > 0).any(), "something is drafted in vain, and something is not"
+
+
+def test_relaxed_has_a_bias_that_coupled_has_not():
+    """The total variation between what is drawn and the target's own draws, enumerated."""
+    target, draft = (probabilities(seed, tuple(ITEMS[2])) for seed in (TARGET_SEED, OTHER_SEED))
+    exact, drawn = relaxed(target, width=1), relaxed(target, draft, width=1, draft_width=3, gamma=1)
+    assert sum(abs(exact[items] - drawn.get(items, 0)) for items in exact) / 2 > 0.05
+    options = dict(width=1, draft_width=3, gamma=1)
+    (_, biased), (_, coupled) = (search(6000, ITEMS[2], verification=v, **options) for v in ("relaxed", "coupled"))
+    assert_drawn_from(drawn, [frozenset(each) for each in biased])
+    assert_drawn_from(exact, [frozenset(each) for each in coupled])
+    with pytest.raises(AssertionError, match="chi-square"):
+        assert_drawn_from(exact, [frozenset(each) for each in biased])
+
+
+@pytest.mark.parametrize("drafter", ["model", "trie", "hybrid", "none"])
+def test_coupled_gives_the_same_list_whoever_drafts(drafter):
+    target, (ids, mask) = tiny_llama(1, 1), random_prompts(30, 9)
+    options = dict(trie=Trie(random_items(200)), width=3, verification="coupled", seeds=range(30))
+    own = beam_search(target, ids, mask, drafter="none", **options)
+    drafts = {"opposed": opposed(target), "noisy": noisy_copy(target, 0.1), "the target": target}
+    for name, draft in drafts.items():
+        result = beam_search(
+            target, ids, mask, draft=draft, drafter=drafter, draft_width=6, gamma=2, **options
+        )  # fmt: skip
+        assert torch.equal(result.sequences, own.sequences), name
+        torch.testing.assert_close(result.log_probs, own.log_probs, atol=1e-4, rtol=1e-4)
+        if drafter == "model" and name == "the target":
+            assert (result.target_calls == 2).all(), "two levels a round, and one for free"
 
 
 def test_a_code_of_probability_999_in_1000_is_not_lost_94_times_in_100():
@@ -275,7 +327,7 @@ def test_sample_gives_the_same_list_whatever_the_draft(accepted, lengths, gamma)
 # Both
 
 
-@pytest.mark.parametrize("verification", ["relaxed", "sample"])
+@pytest.mark.parametrize("verification", ["relaxed", "coupled", "sample"])
 @pytest.mark.parametrize("gamma", [0, 1, 2])
 def test_a_request_and_its_seed_give_the_same_list_in_any_batch(verification, gamma):
     """Whatever the others are, in whatever order, and however much further they have to go."""
@@ -306,12 +358,16 @@ def test_a_request_and_its_seed_give_the_same_list_in_any_batch(verification, ga
 @pytest.mark.parametrize(
     ("verifications", "change", "message"),
     [
-        ("relaxed sample", dict(trie=None, max_new_tokens=4), "takes a trie"),
+        ("relaxed coupled sample", dict(trie=None, max_new_tokens=4), "takes a trie"),
         ("relaxed sample", dict(seeds=None), "pass seeds=, one integer a request, 2 here, not None"),
         ("relaxed sample", dict(seeds=[1, 2, 3]), "pass seeds=, one integer a request, 2 here, not .1, 2, 3"),
         ("relaxed sample", dict(logits_processor=LogitsProcessorList([TemperatureLogitsWarper(0.5)])), "no logits pro"),
         ("relaxed sample", dict(stopping_criteria=StoppingCriteriaList([MaxLengthCriteria(9)])), "no stopping_criteri"),
-        ("relaxed", dict(trie=Trie.from_sequences(UNEQUAL), eos_token_id=EOS), "one length: pass max_new_tokens=1"),
+        (
+            "relaxed coupled",
+            dict(trie=Trie.from_sequences(UNEQUAL), eos_token_id=EOS),
+            "one length: pass max_new_tokens=1",
+        ),
         ("sample", dict(length_penalty=1.0), "pass length_penalty=0"),
         ("sample", dict(early_stopping=True), "pass early_stopping=False"),
         ("relaxed", dict(seeds=[1, 1.5]), "seeds must be integers of 64 bits, not"),

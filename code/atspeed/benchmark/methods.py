@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from beamsd import Auto, Clock, Prefix, Result
 
 GENERATE, BASELINE, SPECULATIVE = "generate", "gamma 0", "speculative"
-TRIE, HYBRID, AUTO, STRICT, RELAXED, SAMPLE = "trie", "hybrid", "auto", "strict", "relaxed", "sample"
+TRIE, HYBRID, AUTO, STRICT = "trie", "hybrid", "auto", "strict"
+RELAXED, COUPLED, SAMPLE = "relaxed", "coupled", "sample"
 CAPTURED, AUTO_CAPTURED = "gamma 0 captured", "auto captured"
 COMPARED = (GENERATE, BASELINE, SPECULATIVE)  # what stage 4 reports
-ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, SAMPLE)
-NEED_DRAFT = (SPECULATIVE, HYBRID, RELAXED)
+ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, COUPLED, SAMPLE)
+NEED_DRAFT = (SPECULATIVE, HYBRID, RELAXED, COUPLED)
 GAMMA = 3  # levels that a draft drafts a round, unless told otherwise
 AUTO_REQUESTS = 30  # after which auto has tried what it will try, ...
 AUTO_COMPILED = 60  # ... and what it chose is compiled
@@ -106,6 +107,7 @@ def make_methods(
         CAPTURED: ours(drafted=False, program=program),
         AUTO_CAPTURED: ours(auto=Auto(nodes=nodes, **by_model), program=program),
         RELAXED: ours(draws=True, verification="relaxed", **by_model),
+        COUPLED: ours(draws=True, verification="coupled", **by_model),
         SAMPLE: ours(draws=True, verification="sample", drafter="trie", nodes=nodes),
     }
     return {name: methods[name] for name in names if draft is not None or name not in NEED_DRAFT}

@@ -15,14 +15,14 @@ from beamsd.search.constraints import Constraint, TrieConstraint, VocabularyCons
 from beamsd.search.finished import Ending
 from beamsd.search.plan import SearchPlan, Verification
 from beamsd.search.scoring import Sampled, StochasticBeams, Trace, likelihood
-from beamsd.search.verification import Relaxed, Strict
+from beamsd.search.verification import Coupled, Relaxed, Strict
 from beamsd.trie import Trie, check_trie
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 DRAFTERS = ("model", "trie", "hybrid", "none")
-VERIFICATIONS = ("strict", "relaxed", "sample")
+VERIFICATIONS = ("strict", "relaxed", "coupled", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,10 @@ class Settings:
     eos_token_id: token or tokens that end a sequence. length_penalty: 0 leaves scores as sums of log-probabilities.
 
     verification: "strict" is the target's own beam search (AtSpeed, Algorithm 1); "relaxed" draws K beams a level, and
-    keeps the draft's draws where the target agrees (Algorithm 2); "sample" draws K distinct sequences from the target
-    by stochastic beam search (Kool et al. 2019). The latter two need a trie and `seeds`, one integer a request.
+    keeps the draft's draws where the target agrees (Algorithm 2), which is not the target's own distribution unless
+    the draft is the target, or K = N = 1; "coupled" draws K beams a level from the target's own, whatever the draft, by
+    noise that both share; "sample" draws K distinct sequences from the target by stochastic beam search (Kool et al.
+    2019). All but "strict" need a trie and `seeds`, one integer a request.
 
     logits_processor, stopping_criteria: as in `generate`; called with the very sequences that it would give them, so
     the rows of a batch go in step, and only those of transformers itself work for the draft too.
@@ -131,7 +133,7 @@ class Settings:
         on_trie = self.trie is not None and not self.logits_processor and self.verification != "relaxed"
         if self.drafter in ("trie", "hybrid") and not on_trie:
             raise ValueError(
-                f"drafter={self.drafter!r} takes a trie, no logits processors, and verification='strict' or 'sample'"
+                f"drafter={self.drafter!r} takes a trie, no logits processors, and another verification than 'relaxed'"
             )
         if self.uses_model and min(width or self.width for width in self._widths()) < self.width:
             raise ValueError(
@@ -245,7 +247,8 @@ class Settings:
             raise ValueError(
                 f"{name} takes sequences of one length: pass max_new_tokens={self.trie.shortest}, without an end token"
             )
-        return Relaxed(seeds, legal), Sampled(seeds)
+        sampled = Sampled(seeds)
+        return Coupled(sampled) if self.verification == "coupled" else Relaxed(seeds, legal), sampled
 
 
 def _read_prompts(input_ids: Tensor, attention_mask: Tensor) -> tuple[int, int, int]:

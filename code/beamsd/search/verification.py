@@ -1,4 +1,4 @@
-"""Verification of drafted levels: strict top-K, and relaxed sampling (AtSpeed, Algorithms 1 and 2).
+"""Verification of drafted levels: strict top-K, relaxed sampling (AtSpeed, Algorithms 1 and 2), and coupled sampling.
 
 Batched and without host syncs, except where logits processors make the rows go in step.
 """
@@ -14,6 +14,7 @@ from beamsd.search.constraints import TrieConstraint, TrieContinuations
 from beamsd.search.finished import Ending, Finished
 from beamsd.search.noise import ACCEPT, RESIDUAL, TARGET, gumbel, uniform
 from beamsd.search.plan import SearchPlan
+from beamsd.search.scoring import Sampled
 from beamsd.tree import Tree
 
 
@@ -36,7 +37,8 @@ class Relaxed:
     probability min(1, p(x) / q(x)), and the first K accepted continue. Each rejected draw leaves one place, as far as
     places are left, to be drawn from norm(max(p - q, 0)). Where the draft simply drew too few, as under a beam's
     siblings that were dropped, the target draws from p. So a draft equal to the target gives plain sampling without
-    replacement from the target.
+    replacement from the target. Another draft of more than one draw does not: draws after the first are tested against
+    the same p and q, not against what the first has left of them. `Coupled` has no such bias.
     """
 
     seeds: Tensor  # (B,) long
@@ -80,6 +82,23 @@ class Relaxed:
         options = self.legal.options(level.reading, same, width=1)
         cumulative = level.before.log_probs.gather(1, before).masked_fill(beams.illegal(), -torch.inf)
         return (cumulative[..., None] + options.log_probs).flatten(1)
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Sampling without replacement from the target, level by level, with the very noise that the draft has drawn with.
+
+    Draft and target rank the continuations of their beams by log-probability plus Gumbel noise, whose best K are K
+    draws without replacement. The noise belongs to a request's seed and a trie state, so that where the two models
+    agree their draws do, and the target's draws are its own for any draft and any N (Gumbel coupling, Daliri et al.
+    2024). A level is accepted if the draft has drawn all of the target's draws.
+    """
+
+    scoring: Sampled
+
+    def pick(self, beams: Beams, options: TrieContinuations, level: Level | None, width: int) -> Beams:
+        drawn = beams.step(options, self.scoring, width)
+        return replace(drawn, scores=drawn.log_probs)
 
 
 def _cells(beams: Beams, options: TrieContinuations, level: Level) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,8 @@ class Auto:
     """Decodes each batch with the drafter that is expected to be fastest, plain beam search included.
 
     It starts by giving every drafter a few requests, unless even its best case is slower than another's average.
-    The lists never depend on it, nor the draws of verification="sample"; "relaxed" always takes the draft model.
+    The lists never depend on it, nor the draws of verification="coupled" and "sample"; "relaxed" always takes the draft
+    model.
     """
 
     def __init__(self, draft_width: int | Sequence[int] | None = None, gamma: int = 3, nodes: int | None = None):
