@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from atspeed.benchmark.methods import check_fit
 from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype
-from atspeed.data.teacher_data import STAGE, Manifest, TeacherPlan
+from atspeed.data.teacher_data import STAGE, TRIE, Manifest, TeacherPlan, check_alignment_over
 from genrec.data.dataset import Sample, load_dataset
 from genrec.runtime.artefacts import already_done, is_done, make_facts, write_facts
 from genrec.runtime.cli import run
@@ -34,6 +34,7 @@ def main(
     index: str | None = None,
     beam_size: int = 20,
     subseq: bool = False,
+    alignment_over: str = TRIE,
     full_vocabulary: bool = False,
     max_users: int | None = None,
     batch_size: int = 16,
@@ -43,13 +44,15 @@ def main(
     overwrite: bool = False,
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in ("output_dir", "overwrite", "batch_size")}
-    weights = check_dtype(dtype)
+    weights, over = check_dtype(dtype), check_alignment_over(alignment_over)
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "beam_size", beam_size)
     target = open_checkpoint(target_model, "finetune_llama", "finetune_llama", data)
     arguments["target"] = target.fingerprint
     plans = [
-        TeacherPlan(split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype)
+        TeacherPlan(
+            split, beam_size, subseq and split == "train", max_users, seed, full_vocabulary, shard_size, dtype, over
+        )
         for split in FOLDERS
     ]
     asked = [plan.samples(data, target.setting) for plan in plans]

@@ -27,7 +27,6 @@ from genrec.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from atspeed.data.samples import Samples
-    from beamsd import Trie
 
 STAGE = "train"
 FREE = ("output_dir", "report_to", "save_steps", "overwrite")  # do not change the result
@@ -47,7 +46,9 @@ def main(
     alpha: float = 0.7,
     temperature: float = 1.0,
     top_k: int = 20,
-    constrained_loss: bool | None = None,
+    alignment_over: str | None = None,
+    constrained_alignment: bool | None = None,
+    density: bool = True,
     constrained_softmax: bool | None = None,
     r_original: float = 0.0,
     r_student: float = 0.0,
@@ -71,7 +72,7 @@ def main(
 ) -> None:
     arguments = {k: v for k, v in locals().items() if k not in FREE}
     output, weights = Path(output_dir), check_dtype(dtype)
-    objective = make_objective(model_class, top_k, constrained_loss, constrained_softmax)
+    objective = make_objective(model_class, top_k, alignment_over, constrained_softmax, constrained_alignment, density)
     shares = Shares(r_original, r_student, seed)
     shares.check(model_class, objective)
     check_selection(select_by, select_users)
@@ -101,6 +102,7 @@ def main(
         load_tokenizer,
         vocabulary_size,
     )
+    from atspeed.data.compared import ComparedTokens
     from atspeed.processes import this_process, training_device
     from atspeed.training.alignment import Alignment, DataPolicy
     from atspeed.training.selection import Selection
@@ -116,8 +118,10 @@ def main(
             return
 
     trie, live = Trie(data.catalogue.token_ids(tokenizer)), None
-    train, valid = (_samples(tokenizer, data, target, teacher, trie) for teacher in taught)
-    if select_users or shares.needs_target(objective, all(teacher.plan.full_vocabulary for teacher in taught)):
+    held = taught[0].plan.alignment_over
+    width = ComparedTokens(held, trie).width(vocabulary_size(target_model))
+    train, valid = (_samples(tokenizer, data, target, teacher, width) for teacher in taught)
+    if select_users or shares.needs_target(objective, all(each.plan.full_vocabulary for each in taught), held):
         live = load_model(target_model, load_model_config(target_model).dtype, state.device).requires_grad_(False)
         logger.info(f"{target_model}: loaded as {live.dtype}, to score or to decode while the draft is trained")
     selection = None
@@ -126,7 +130,7 @@ def main(
     set_seed(seed)
     model = load_model(base_model, weights, training_device())
     model.resize_token_embeddings(vocabulary_size(target_model), mean_resizing=False)
-    alignment = Alignment(objective, trie.to(state.device), alpha, temperature)
+    alignment = Alignment(objective, trie.to(state.device), alpha, temperature, held)
     policy = DataPolicy(r_original, r_student, seed, taught[0].plan.beam_size, live)
     results = fit(model, alignment, train, valid, work, schedule, state.num_processes, policy, selection)
     trained = whole_weights(model)
@@ -143,6 +147,12 @@ def _open_teacher_data(
 ) -> list[TeacherData]:
     """Raises UserError if they do not hold what the objective compares, and the target is not to say it either."""
     taught = [TeacherData.open(path, split, data, target) for split, path in (("train", train), ("valid", valid))]
+    held = [teacher.plan.alignment_over for teacher in taught]
+    if held[0] != held[1]:
+        raise UserError(
+            f"{train}: holds what --alignment_over {held[0]} compares, and {valid} what {held[1]} does; write both "
+            "with one ALIGNMENT_OVER: bash script/generate_teacher_data.sh"
+        )
     for path, teacher in zip((train, valid), taught, strict=True):
         if objective.default_prefix == ITEM and not teacher.plan.full_vocabulary and not shares.r_original:
             raise UserError(
@@ -153,14 +163,14 @@ def _open_teacher_data(
     return taught
 
 
-def _samples(tokenizer, data, target, teacher: TeacherData, trie: "Trie") -> "Samples":
+def _samples(tokenizer, data, target, teacher: TeacherData, width: int) -> "Samples":
     from atspeed.data.samples import Samples
     from atspeed.prompts import encode_samples
 
     encoded = encode_samples(
         tokenizer, data.catalogue, teacher.plan.samples(data, target.setting), target.setting.cutoff
     )
-    return Samples(encoded.prompts, encoded.responses, teacher, trie.fanout)
+    return Samples(encoded.prompts, encoded.responses, teacher, width)
 
 
 if __name__ == "__main__":

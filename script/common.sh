@@ -14,6 +14,7 @@ renamed() {
 for old in run_beam_sizes r_original r_student constrained_loss constrained_softmax train_data valid_data; do
     renamed "$old" "$(tr a-z A-Z <<< "$old")"   # as the release has them
 done
+renamed CONSTRAINED_LOSS CONSTRAINED_ALIGNMENT
 
 [ -n "${DATASET-toy}" ] || fail "DATASET= is empty; name a data set, or unset it"
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

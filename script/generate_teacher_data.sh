@@ -8,6 +8,7 @@ DATASET=${DATASET:-toy}
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 BEAM_SIZE=${BEAM_SIZE:-20}
 BATCH_SIZE=${BATCH_SIZE:-16}                    # prompts decoded at once, of one process
+ALIGNMENT_OVER=${ALIGNMENT_OVER:-trie}          # what is kept along the beams: of the trie, the level or the vocabulary
 FULL_VOCABULARY=${FULL_VOCABULARY:-false}       # true: also what WordKDModel and TVDKDModel need
 SUBSEQ=${SUBSEQ:-false}
 DTYPE=${DTYPE:-float32}
@@ -15,5 +16,6 @@ SEED=${SEED:-0}
 
 launch generate_teacher_data \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --output_dir "$OUTPUT_DIR/$DATASET" \
-    --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --full_vocabulary "$FULL_VOCABULARY" --subseq "$SUBSEQ" \
+    --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --alignment_over "$ALIGNMENT_OVER" \
+    --full_vocabulary "$FULL_VOCABULARY" --subseq "$SUBSEQ" \
     --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -15,8 +15,10 @@ VALID_DATA=${VALID_DATA:-$OUTPUT_DIR/$DATASET/eval_teacher_data}
 ALPHA=${ALPHA:-0.7}                                # share of the alignment loss
 TEMPERATURE=${TEMPERATURE:-1.0}                    # of both softmaxes in the alignment loss
 TOP_K=${TOP_K:-20}                                 # bets that AtSpeedSModel compares
-CONSTRAINED_LOSS=${CONSTRAINED_LOSS:-}             # compare legal tokens only; empty: as MODEL_CLASS is defined
-CONSTRAINED_SOFTMAX=${CONSTRAINED_SOFTMAX:-}       # renormalise over them; empty: as constrained_loss
+ALIGNMENT_OVER=${ALIGNMENT_OVER:-}                 # compared tokens: trie, level or vocabulary; empty: as MODEL_CLASS is defined
+CONSTRAINED_ALIGNMENT=${CONSTRAINED_ALIGNMENT:-}   # false: as ALIGNMENT_OVER=vocabulary
+CONSTRAINED_SOFTMAX=${CONSTRAINED_SOFTMAX:-}       # renormalise over them; empty: unless it is the vocabulary
+DENSITY=${DENSITY:-true}                           # false: AtSpeedSModel without its second term
 R_ORIGINAL=${R_ORIGINAL:-0}                        # share of batches aligned on the true item's prefix
 R_STUDENT=${R_STUDENT:-0}                          # share of batches aligned on the draft's own beams
 SELECT_BY=${SELECT_BY:-accepted}                   # what the best draft is known by: accepted (levels) or eval_loss
@@ -41,7 +43,8 @@ launch train \
     --target_model "$TARGET_MODEL" --train_data "$TRAIN_DATA" --valid_data "$VALID_DATA" \
     --output_dir "$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME" \
     --alpha "$ALPHA" --temperature "$TEMPERATURE" --top_k "$TOP_K" \
-    --constrained_loss "$CONSTRAINED_LOSS" --constrained_softmax "$CONSTRAINED_SOFTMAX" \
+    --alignment_over "$ALIGNMENT_OVER" --constrained_alignment "$CONSTRAINED_ALIGNMENT" \
+    --constrained_softmax "$CONSTRAINED_SOFTMAX" --density "$DENSITY" \
     --r_original "$R_ORIGINAL" --r_student "$R_STUDENT" \
     --select_by "$SELECT_BY" --select_users "$SELECT_USERS" --select_beam_size "$SELECT_BEAM_SIZE" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \

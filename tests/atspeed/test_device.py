@@ -64,7 +64,7 @@ def test_teacher_data(device, taught):
 def test_losses_and_gradients(device, taught, model_class, source, stored):
     target, trie, samples = taught
     samples = Samples(
-        samples.prompts, samples.items, samples.teacher, samples.fanout,
+        samples.prompts, samples.items, samples.teacher, samples.width,
         HistoryLoss.of(samples.prompts, range(4, 40), LENGTH),
     )  # fmt: skip
     batch = collate([samples[i] for i in range(4)])

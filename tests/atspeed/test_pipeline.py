@@ -356,7 +356,7 @@ def test_two_processes_and_two_machines_on_the_cpu_run_every_stage_to_the_same_l
         ("train", {"TRAIN_DATA": "nowhere"}, "written by: bash script/generate_teacher_data.sh"),
         ("train", {"MODEL_CLASS": "AtSpeedX"}, "--model_class AtSpeedX: choose from SFTModel"),
         ("train", {"MODEL_CLASS": "WordKDModel"}, "FULL_VOCABULARY=true bash script/generate_teacher_data.sh"),
-        ("train", {"CONSTRAINED_LOSS": "false", "CONSTRAINED_SOFTMAX": "true"}, "--constrained_loss false would"),
+        ("train", {"CONSTRAINED_LOSS": "false", "CONSTRAINED_SOFTMAX": "true"}, "pass --alignment_over trie or level"),
         ("inference", {"DRAFT_MODEL": "nowhere"}, "written by: bash script/train.sh"),
         ("inference", {"DRAFT_BEAM_SIZE": "3"}, "--draft_beam_size 3"),
         ("inference", {"STOP_LIST": "nowhere"}, "nowhere: no such file"),

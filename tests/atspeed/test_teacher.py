@@ -129,7 +129,7 @@ def test_beams_beyond_the_catalogue_are_marked(tmp_path, case):
     model, _, prompts, _ = case
     items = random_items(3)
     manifest = replace(MANIFEST, plan=replace(PLAN, full_vocabulary=False))
-    targets = write(tmp_path, (model, Trie(items), prompts, items[[0] * 10]), manifest).targets_of(7, fanout=4)
+    targets = write(tmp_path, (model, Trie(items), prompts, items[[0] * 10]), manifest).targets_of(7, width=4)
     assert targets.real.tolist() == [True] * len(items) + [False] * (5 - len(items))
     assert targets.item_logits is None
 

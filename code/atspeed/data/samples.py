@@ -42,12 +42,12 @@ class Samples(TorchDataset):
     """Prompts, true items and, where an objective needs them, teacher data."""
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], items: Tensor, teacher: TeacherData | None = None, fanout: int = 0,
+        self, prompts: Sequence[Sequence[int]], items: Tensor, teacher: TeacherData | None = None, width: int = 0,
         history: HistoryLoss | None = None,
     ):  # fmt: skip
-        """items: (n, L + 1) long, the true identifiers and EOS. fanout: of the trie that the teacher used."""
+        """items: (n, L + 1) long, the true identifiers and EOS. width: C, of the teacher data."""
         assert len(prompts) == len(items)
-        self.prompts, self.items, self.teacher, self.fanout = prompts, items, teacher, fanout
+        self.prompts, self.items, self.teacher, self.width = prompts, items, teacher, width
         self.history = history
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Samples(TorchDataset):
             response = torch.tensor(self.history.response)
             row |= {"history_weights": self.history.weights[index], "response_weight": response}
         if self.teacher:
-            targets = self.teacher.targets_of(index, self.fanout)
+            targets = self.teacher.targets_of(index, self.width)
             row |= {name: value for name, value in vars(targets).items() if value is not None}
         return row
 

@@ -1,7 +1,8 @@
 """Teacher data: the target's own top-K beams for every prompt, and its log-probabilities along them.
 
-A beam's position is compared at the trie's legal children only, so only they are stored, once for every distinct
-prefix of a prompt's beams: normalised over the full vocabulary, in float16. docs/teacher-data.md has the format.
+Of a beam's position is stored what the alignment loss compares there, by default the trie's legal children, once for
+every distinct prefix of a prompt's beams: normalised over the full vocabulary, in float16. docs/teacher-data.md has the
+format.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.data.compared import ComparedTokens
 from atspeed.data.shards import claim_shard, clear_claims, save_shard, shard_path
-from atspeed.data.teacher_data import FORMAT, Manifest, TeacherPlan
+from atspeed.data.teacher_data import FORMAT, TRIE, Manifest, TeacherPlan
 from atspeed.prompts import EncodedSamples, left_pad
 from atspeed.tree_logits import tree_logits
 from beamsd import Prefix, Trace, Trie, beam_search
@@ -30,33 +32,36 @@ def teach(
     """One micro-batch of teacher data, on the CPU. prefix: what all prompts begin with.
 
     beams (B, K, L): token ids; scores (B, K) float32, -inf where the trie holds fewer than K; log_probs (flat,
-    float16): prompt by prompt and prefix by prefix, those of the trie's children, in its order; counts (B,) long: how
-    many are a prompt's; starts (B, K, L): where among them the children of the prefix before each token begin.
+    float16): prompt by prompt and prefix by prefix, those of `plan.alignment_over`, by token; counts (B,) long: how
+    many are a prompt's; starts (B, K, L): where among them those of the prefix before each token begin.
     """
     ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts))
     trace = Trace()
     found = beam_search(model, ids, mask, width=plan.beam_size, trie=trie, drafter="none", prefix=prefix, trace=trace)
-    real, cells = found.scores.isfinite(), found.ranks.clamp(min=0)
+    beams, cells = found.sequences, found.ranks.clamp(min=0)
     states = torch.stack(trace.states, -1).gather(1, cells)  # (B, K, L), before each token
-    states = states.masked_fill(~real[..., None], trie.dead)
+    states = states.masked_fill(~found.scores.isfinite()[..., None], trie.dead)
+    compared = ComparedTokens(plan.alignment_over, trie)
+    if plan.alignment_over == TRIE:  # the search itself has said it
+        said = torch.stack(trace.log_probs, 2)  # (B, K, L, C)
+        said = said.gather(1, cells[..., None].expand_as(said))
+    else:
+        said = compared.log_probs(tree_logits(model, ids, mask, beams[:, 0], beams), beams)
     # Beams of one prompt that share a prefix share what follows: keep one of each.
-    row, level = (torch.arange(n, device=ids.device) for n in (len(ids), states.shape[-1]))
-    row = row[:, None, None]
-    keys, inverse = (row * (trie.dead + 1) + states).unique(return_inverse=True)
-    cells = (row * len(level) + level) * plan.beam_size + cells
-    keeper = torch.empty_like(keys).scatter_(0, inverse.flatten(), cells.flatten())
-    owner, children = keys // (trie.dead + 1), trie.children(keys % (trie.dead + 1))
-    legal = children != trie.dead
-    log_probs = torch.stack(trace.log_probs, 1).flatten(0, 2)[keeper][legal]
-    sizes = legal.sum(-1)
-    counts = torch.zeros_like(ids[:, 0]).index_add_(0, owner, sizes)
+    row, cells = torch.arange(len(ids), device=ids.device), torch.arange(beams.numel(), device=ids.device)
+    keys, inverse = (row[:, None, None] * (trie.dead + 1) + states).unique(return_inverse=True)
+    keeper = torch.empty_like(keys).scatter_(0, inverse.flatten(), cells)
+    owner, real = keys // (trie.dead + 1), compared.real(beams).expand_as(said).flatten(0, 2)[keeper]
+    real = real & (keys % (trie.dead + 1) != trie.dead)[:, None]
+    log_probs, sizes = said.flatten(0, 2)[keeper][real], real.sum(-1)
+    counts = torch.zeros_like(row).index_add_(0, owner, sizes)
     starts = sizes.cumsum(0) - sizes - (counts.cumsum(0) - counts)[owner]
     taught = {
-        "beams": _narrow(found.sequences, model.config.vocab_size),
+        "beams": _narrow(beams, model.config.vocab_size),
         "scores": found.scores,
         "log_probs": log_probs.half(),
         "counts": counts,
-        "starts": _narrow(starts[inverse], plan.beam_size * len(level) * trie.fanout),
+        "starts": _narrow(starts[inverse], beams[0].numel() * said.shape[-1]),
     }
     return {name: tensor.cpu() for name, tensor in taught.items()}
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGE, SCRIPT = "generate_teacher_data", "generate_teacher_data"
-FORMAT = 2
+FORMAT = 3
+# What an alignment loss compares before each token of a beam: the trie's children of the beam's prefix, all codes of
+# the level (as in the released code), or every token of the vocabulary. Each holds what those before it hold.
+TRIE, LEVEL, VOCABULARY = "trie", "level", "vocabulary"
+ALIGNMENT_OVER = (TRIE, LEVEL, VOCABULARY)
 AGAIN = f"write it again: bash script/{SCRIPT}.sh"
 
 
@@ -33,6 +37,7 @@ class TeacherPlan:
     full_vocabulary: bool  # also keep the full vocabulary on the true item's prefix (WordKD, TVDKD)
     shard_size: int  # prompts in a shard
     dtype: str = "float32"  # of the target's weights
+    alignment_over: str = TRIE  # of what tokens the log-probabilities along the beams are kept, of `ALIGNMENT_OVER`
 
     def samples(self, dataset: Dataset, setting: DataSetting) -> list[Sample]:
         """The samples that the teacher answers, in order."""
@@ -74,7 +79,7 @@ class SampleTargets:
 
     beams: Tensor  # (K, L) long
     real: Tensor  # (K,)    bool, False where the trie holds fewer than K
-    log_probs: Tensor  # (K, L, C) float32, of the trie's children before each token; what lies beyond them is anything
+    log_probs: Tensor  # (K, L, C) float32, of `plan.alignment_over` before each token; what lies beyond is anything
     item_logits: Tensor | None  # (L, V) float32, normalised
 
 
@@ -111,17 +116,29 @@ class TeacherData:
                 manifest.check(Path(path), shard, AGAIN)
         return cls(Path(path), manifest)
 
-    def targets_of(self, index: int, fanout: int) -> SampleTargets:
-        """What the teacher said of the sample `index`, for a trie of that fan-out."""
+    def targets_of(self, index: int, width: int) -> SampleTargets:
+        """What the teacher said of the sample `index`. width: C, the most tokens that are held before a token."""
         import torch
 
         shard, row = divmod(index, self.plan.shard_size)
         held = load_shard(shard_path(self.folder, shard, self.manifest.n_shards))
         log_probs = held["log_probs"]
-        cells = held["offsets"][row] + held["starts"][row][..., None].long() + torch.arange(fanout)
+        cells = held["offsets"][row] + held["starts"][row][..., None].long() + torch.arange(width)
         return SampleTargets(
             beams=held["beams"][row].long(),
             real=held["scores"][row].isfinite(),
             log_probs=log_probs[cells.clamp(max=len(log_probs) - 1)].float(),
             item_logits=held["item_logits"][row].float() if self.plan.full_vocabulary else None,
         )
+
+
+def check_alignment_over(over: str) -> str:
+    """Raises UserError for what does not exist."""
+    if over not in ALIGNMENT_OVER:
+        raise UserError(f"--alignment_over {over}: choose from {', '.join(ALIGNMENT_OVER)}")
+    return over
+
+
+def holds(held: str, over: str) -> bool:
+    """Whether log-probabilities of the tokens of `held` tell those of `over`."""
+    return ALIGNMENT_OVER.index(over) <= ALIGNMENT_OVER.index(held)

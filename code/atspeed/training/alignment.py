@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from atspeed.data.compared import ComparedTokens
+from atspeed.data.teacher_data import TRIE, VOCABULARY, holds
 from atspeed.training.losses import cross_entropy, mask_illegal, masked_mean
 from atspeed.training.objectives import ITEM, STUDENT, Objective
 from atspeed.training.policy import Shares
@@ -42,15 +45,15 @@ class Losses:
 class Alignment:
     """The objective of a draft, and the weight and temperature of its alignment loss.
 
-    Compared are, before each token of a beam, the C legal children in the trie's order, or with an objective whose loss
-    is not constrained the C = V tokens of the vocabulary. Identifiers end there: EOS is learnt by the recommendation
-    loss alone.
+    Compared are, before each token of a beam, C tokens: see `ComparedTokens`. Identifiers end there: EOS is learnt by
+    the recommendation loss alone.
     """
 
     objective: Objective
     trie: Trie | None = None
     alpha: float = 0.0
     temperature: float = 1.0  # of both softmaxes
+    held_over: str = TRIE  # what the teacher data hold, of `ALIGNMENT_OVER`
 
     def losses(self, tree: TreeLogits, item: Tensor, targets: AlignmentTargets | None) -> Losses:
         """tree: the student's, along `item` (B, L') and the beams of `targets`. Source: AtSpeed, Sec. 4."""
@@ -67,21 +70,15 @@ class Alignment:
 
     def _compared(self, tree: TreeLogits, targets: AlignmentTargets) -> tuple[Tensor, Tensor]:
         """Student's and teacher's logits (B, K, L, C) at the temperature, at the dtype's floor where illegal."""
-        student, teacher = self.log_probs(tree, targets.beams), targets.log_probs
-        if not self.objective.constrained_loss:
+        student, teacher = self.compared.log_probs(tree, targets.beams), targets.log_probs
+        if self.compared.over == VOCABULARY:
             return student / self.temperature, teacher / self.temperature
-        legal = self._children(targets.beams) != self.legal.dead
+        real = self.compared.real(targets.beams)
         if not self.objective.constrained_softmax:
-            student, teacher = _with_rest(student, legal), _with_rest(teacher, legal)
-            legal = torch.cat([legal, torch.ones_like(legal[..., :1])], -1)
+            student, teacher = _with_rest(student, real), _with_rest(teacher, real)
+            real = torch.cat([real, torch.ones_like(real[..., :1])], -1)
         # The floor comes last: divided by a temperature below 1 it would be -inf.
-        return mask_illegal(student / self.temperature, legal), mask_illegal(teacher / self.temperature, legal)
-
-    def log_probs(self, tree: TreeLogits, beams: Tensor) -> Tensor:
-        """Log-probabilities (B, K, L, C) over the whole vocabulary of what is compared; anything where illegal."""
-        if self.objective.constrained_loss:
-            return tree.log_probs(self.legal.tokens[self._children(beams)])
-        return tree.for_beams().float().log_softmax(-1)
+        return mask_illegal(student / self.temperature, real), mask_illegal(teacher / self.temperature, real)
 
     @property
     def legal(self) -> Trie:
@@ -89,8 +86,14 @@ class Alignment:
         assert self.trie is not None
         return self.trie
 
-    def _children(self, beams: Tensor) -> Tensor:
-        return self.legal.children(self.legal.walk(beams)[..., :-1])
+    @cached_property
+    def compared(self) -> ComparedTokens:
+        return ComparedTokens(self.objective.alignment_over, self.legal)
+
+    @cached_property
+    def held(self) -> ComparedTokens:
+        """Of which tokens the teacher data hold log-probabilities along the beams."""
+        return ComparedTokens(self.held_over, self.legal)
 
 
 def with_history(losses: Losses, tree: TreeLogits, batch: dict[str, Tensor]) -> Losses:
@@ -100,9 +103,9 @@ def with_history(losses: Losses, tree: TreeLogits, batch: dict[str, Tensor]) -> 
     return replace(losses, total=losses.total * batch["response_weight"] + history)
 
 
-def _with_rest(log_probs: Tensor, legal: Tensor) -> Tensor:
-    """Log-probabilities (..., C) and, last, that of all that is not `legal` (..., C + 1)."""
-    rest = (1 - log_probs.exp().where(legal, 0).sum(-1, keepdim=True)).clamp(min=1e-6)
+def _with_rest(log_probs: Tensor, real: Tensor) -> Tensor:
+    """Log-probabilities (..., C) and, last, that of all other tokens (..., C + 1)."""
+    rest = (1 - log_probs.exp().where(real, 0).sum(-1, keepdim=True)).clamp(min=1e-6)
     return torch.cat([log_probs, rest.log()], -1)
 
 
@@ -125,8 +128,9 @@ class DataPolicy(Shares):
             real = torch.ones_like(beams[..., 0], dtype=torch.bool)
         else:
             beams, real = batch["beams"], batch["real"]
-            if alignment.objective.constrained_loss:
-                return AlignmentTargets(beams, real, batch["log_probs"])
+            if holds(alignment.held_over, alignment.objective.alignment_over):
+                said = alignment.compared.among(alignment.held, batch["log_probs"], beams)
+                return AlignmentTargets(beams, real, said)
         with torch.no_grad():
             if source == ITEM and "item_logits" in batch:
                 rows = torch.arange(beams.shape[-1], device=beams.device).expand_as(beams)
@@ -134,7 +138,7 @@ class DataPolicy(Shares):
             else:
                 assert self.target is not None
                 tree = tree_logits(self.target, *prompt, item, beams)
-            return AlignmentTargets(beams, real, alignment.log_probs(tree, beams))
+            return AlignmentTargets(beams, real, alignment.compared.log_probs(tree, beams))
 
 
 def _own_beams(

@@ -1,6 +1,6 @@
 """Alignment losses. Each maps (student, teacher) logits (..., C) to a loss per position (...).
 
-C runs over the tokens that are compared: the whole vocabulary, or the legal ones padded with the dtype's floor (see
+C runs over the tokens that are compared: the whole vocabulary, or some of it padded with the dtype's floor (see
 `mask_illegal`), which get probability 0 and no gradient. Logits may be log-probabilities. p: teacher (target),
 q: student (draft). Masking and averaging over positions happen in one place, `masked_mean`.
 """
@@ -35,12 +35,12 @@ def tvd(student: Tensor, teacher: Tensor) -> Tensor:
     return 0.5 * (student.softmax(-1) - teacher.softmax(-1)).abs().sum(-1)
 
 
-def topk_alignment(student: Tensor, teacher: Tensor, k: int) -> Tensor:
+def topk_alignment(student: Tensor, teacher: Tensor, k: int, density: bool = True) -> Tensor:
     """AtSpeed-S (Sec. 4): Σ_T q̃ (log q̃ − log p̃) + p_K · H(q̃), over the student's own top k tokens T.
 
     p̃, q̃ are p, q renormalised on T; p_K is p̃ of the student's k-th token. The first term, a reverse KL, has the
     student be right where it will bet; the second asks it to concentrate as long as the target likes its last bet.
-    Where fewer than k tokens are legal there is no k-th, and the second term vanishes.
+    Where fewer than k tokens are compared there is no k-th, and the second term vanishes; so it does without `density`.
 
     >>> import torch
     >>> student, teacher = torch.tensor([0.3, 0.5, 0.2]).log(), torch.tensor([0.2, 0.6, 0.2]).log()
@@ -50,9 +50,9 @@ def topk_alignment(student: Tensor, teacher: Tensor, k: int) -> Tensor:
     bets, tokens = student.topk(min(k, student.shape[-1]))
     q, p = bets.log_softmax(-1), teacher.gather(-1, tokens).log_softmax(-1)
     reverse_kl = (q.exp() * (q - p)).sum(-1)
-    entropy = -(q.exp() * q).sum(-1)
-    last = p[..., -1].exp() if student.shape[-1] >= k else entropy.new_zeros(())
-    return reverse_kl + last * entropy
+    if not density or student.shape[-1] < k:
+        return reverse_kl
+    return reverse_kl - p[..., -1].exp() * (q.exp() * q).sum(-1)
 
 
 def cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from atspeed.data.teacher_data import TRIE, holds
 from atspeed.training.objectives import ITEM, STUDENT, TEACHER, Objective
 from genrec.runtime.errors import UserError
 
@@ -24,10 +25,11 @@ class Shares:
         if objective.align is None and self.r_original + self.r_student > 0:
             raise UserError(f"{shares}: --model_class {model_class} compares no distributions; leave both at 0")
 
-    def needs_target(self, objective: Objective, stored: bool) -> bool:
-        """Whether the live target must score some batches. stored: the teacher data hold the item's logits."""
+    def needs_target(self, objective: Objective, stored: bool, held: str = TRIE) -> bool:
+        """Whether the live target must score some batches. stored: the teacher data hold the item's logits. held: of
+        which tokens they hold the log-probabilities along the beams, of `ALIGNMENT_OVER`."""
         on_item = self.r_original > 0 or objective.default_prefix == ITEM
-        beyond = objective.default_prefix == TEACHER and not objective.constrained_loss
+        beyond = objective.default_prefix == TEACHER and not holds(held, objective.alignment_over)
         return objective.align is not None and (self.r_student > 0 or beyond or (on_item and not stored))
 
     def source(self, default_prefix: str, step: int) -> str:
