@@ -2,7 +2,7 @@
 
     python script/variables.py script/*.sh
 
-common.sh calls it before any work. What the scripts read is what they give a default: ${NAME:-…}.
+common.sh calls it before any work. What the scripts read is what they give a default: ${NAME:-…}, or default NAME ….
 """
 
 import difflib
@@ -16,7 +16,8 @@ NEAR = 0.8  # of difflib's ratio
 
 
 def main(scripts: list[str]) -> int:
-    ours = {name for path in scripts for name in re.findall(r"\$\{([A-Z][A-Z0-9_]*):?-", Path(path).read_text("utf-8"))}
+    given = r"(?:\$\{|^default )([A-Z][A-Z0-9_]*)(?::?-| )"
+    ours = {name for path in scripts for name in re.findall(given, Path(path).read_text("utf-8"), re.MULTILINE)}
     for name, value in os.environ.items():
         # Of two or three letters (WD) every other name is near.
         near = difflib.get_close_matches(name.upper(), ours - OTHERS, 1, NEAR if len(name) > 3 else 1)

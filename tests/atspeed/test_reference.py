@@ -29,9 +29,9 @@ def test_the_reference_is_beam_search_whatever_the_checkpoint_asks_of_generate(s
     model, (ids, mask) = tiny_llama(1, 2), random_prompts(2, 6)
     model.generation_config = GenerationConfig(eos_token_id=2)
     generate = make_methods(model, None, ITEMS, None, 3, names=(GENERATE,))[GENERATE].decode
-    expected = generate(ids, mask, 5, None)
+    expected = generate(ids, mask, 5, None, [])
     setattr(model.generation_config, setting, SETTINGS[setting])
-    bent = make_methods(model, None, ITEMS, None, 3, names=(GENERATE,))[GENERATE].decode(ids, mask, 5, None)
+    bent = make_methods(model, None, ITEMS, None, 3, names=(GENERATE,))[GENERATE].decode(ids, mask, 5, None, [])
     assert torch.equal(bent.sequences, expected.sequences)
     torch.testing.assert_close(bent.scores, expected.scores)
     assert getattr(model.generation_config, setting) == SETTINGS[setting], "the caller's model keeps its own"

@@ -42,7 +42,8 @@ class DecodedLists:
 
 @dataclass(frozen=True)
 class Method:
-    decode: Callable[[Tensor, Tensor, int, Clock], DecodedLists]  # (input_ids, attention_mask, K, clock)
+    # (input_ids, attention_mask, K, clock, seeds); one seed a request, for those that draw
+    decode: Callable[[Tensor, Tensor, int, Clock, Sequence[int]], DecodedLists]
     draws: bool = False  # it draws at random, so its lists are not those of beam search
     warmup: int = 0  # requests that it needs at the least before it is timed
     auto: Auto | None = None  # whose report says what it chose
@@ -86,11 +87,11 @@ def make_methods(
     def ours(drafted: bool = True, draws: bool = False, auto: Auto | None = None, **how: Any) -> Method:
         search = auto.beam_search if auto else beam_search
 
-        def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> DecodedLists:
-            seeds = range(len(ids)) if draws else None
+        def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock, seeds: Sequence[int]) -> DecodedLists:
             result = search(
-                target, ids, mask, trie=trie, width=width, draft=draft, clock=clock, seeds=seeds, prefix=prefix, **how
-            )
+                target, ids, mask, trie=trie, width=width, draft=draft, clock=clock, seeds=seeds if draws else None,
+                prefix=prefix, **how,
+            )  # fmt: skip
             return _lists(result, drafted)
 
         warmup = AUTO_COMPILED if auto and "program" in how else AUTO_REQUESTS if auto else 0
@@ -115,16 +116,17 @@ def make_methods(
 
 def draft_methods(
     target: PreTrainedModel, *drafts: PreTrainedModel, names: Sequence[str], items: Tensor, draft_width: int,
-    gamma: int, constrained_softmax: bool = True,
+    gamma: int, constrained_softmax: bool = True, verifications: Sequence[str] = (STRICT, RELAXED),
 ) -> dict[str, Method]:  # fmt: skip
-    """`generate`, gamma 0, and NAME strict and NAME relaxed for every draft, AtSpeed's two verifications."""
+    """`generate`, gamma 0, and for every draft NAME strict, NAME relaxed and so on, by `verifications`."""
     methods = make_methods(target, None, items, draft_width, gamma, names=(GENERATE, BASELINE))
     for name, draft in zip(names, drafts, strict=True):
         made = make_methods(
-            target, draft, items, draft_width, gamma, names=(SPECULATIVE, RELAXED),
+            target, draft, items, draft_width, gamma, names=(SPECULATIVE, RELAXED, COUPLED),
             constrained_softmax=constrained_softmax,
         )  # fmt: skip
-        methods |= {f"{name} {STRICT}": made[SPECULATIVE], f"{name} {RELAXED}": made[RELAXED]}
+        for verification in verifications:
+            methods[f"{name} {verification}"] = made[SPECULATIVE if verification == STRICT else verification]
     return methods
 
 
@@ -136,7 +138,9 @@ def _lists(result: Result, drafted: bool) -> DecodedLists:
     )  # fmt: skip
 
 
-def _generate(target: PreTrainedModel, items: Tensor) -> Callable[[Tensor, Tensor, int, Clock], DecodedLists]:
+def _generate(
+    target: PreTrainedModel, items: Tensor
+) -> Callable[[Tensor, Tensor, int, Clock, Sequence[int]], DecodedLists]:
     """Beam search of transformers, constrained by `prefix_allowed_tokens_fn` over a dictionary of prefixes.
 
     What the checkpoint asks of `generate` (a repetition penalty, words that are suppressed, …) is left out: in
@@ -157,7 +161,7 @@ def _generate(target: PreTrainedModel, items: Tensor) -> Callable[[Tensor, Tenso
     plain.generation_config = GenerationConfig()
     anything = allowed[()][:1]  # after an illegal prefix, which `generate` keeps at a score of -inf to fill its list
 
-    def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock) -> DecodedLists:
+    def decode(ids: Tensor, mask: Tensor, width: int, clock: Clock, seeds: Sequence[int]) -> DecodedLists:
         prompt = ids.shape[1]
         output = plain.generate(
             input_ids=ids,

@@ -21,6 +21,8 @@ from genrec.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
+DRAWS = 2**20  # of a request at most: no two requests share a seed
+
 
 @dataclass
 class Record:
@@ -38,6 +40,7 @@ class Record:
     parts: dict[str, float] = field(default_factory=dict)  # seconds by part: draft, target, verify
     tie: bool = False  # lists or scores differ in this precision, and agree in float64
     settled: bool = True  # False where they differ, and float64 could not be asked for want of memory
+    draw: int = 0  # which of the draws of a method that draws at random
 
 
 class MethodBenchmark:
@@ -60,19 +63,23 @@ class MethodBenchmark:
     def run(
         self, prompts: Sequence[Sequence[int]], requests: Sequence[int], widths: Sequence[int], *, batch_size: int,
         warmup: int, done: Set[tuple[int, int]] = frozenset(),
-        keep: Callable[[list[Record]], object] = lambda records: None,
+        keep: Callable[[list[Record]], object] = lambda records: None, draws: int = 1,
+        drawn: Set[int] | None = None,
     ) -> list[Record]:  # fmt: skip
         """Decode `requests` (indices of `prompts`) at every K, all methods interleaved, after `warmup` batches.
 
         done: what is left out, as (K, request). keep: is given the records of every batch as soon as they are there.
+        draws: how often methods that draw at random answer a request, each time with another seed. drawn: the requests
+        that they answer; None is all.
         Raises RuntimeError if, in float32, lists differ by more than rounding, or an item is not in the catalogue.
         """
         with exact_float32():  # TF32 would be another model's lists
-            return self._run(prompts, requests, widths, batch_size, warmup, done, keep)
+            return self._run(prompts, requests, widths, batch_size, warmup, done, keep, draws, drawn)
 
     def _run(
         self, prompts: Sequence[Sequence[int]], requests: Sequence[int], widths: Sequence[int], batch_size: int,
-        warmup: int, done: Set[tuple[int, int]], keep: Callable[[list[Record]], object],
+        warmup: int, done: Set[tuple[int, int]], keep: Callable[[list[Record]], object], draws: int,
+        drawn: Set[int] | None,
     ) -> list[Record]:  # fmt: skip
         left = {width: [i for i in requests if (width, i) not in done] for width in widths}
         records = []
@@ -82,12 +89,14 @@ class MethodBenchmark:
             if not batches:
                 continue
             for batch in batches[:warmup]:
-                self._decode([prompts[i] for i in batch], width, turn=0)
+                self._decode(prompts, {name: batch for name in self.methods}, width, turn=0, draws=1)
             for method in self.methods.values():
                 for turn in range(method.warmup):
-                    self._timed(method, [prompts[i] for i in batches[turn % len(batches)]], width)
+                    self._timed(method, prompts, batches[turn % len(batches)], width)
             for turn, batch in enumerate(batches):
-                measured = list(self._batch([prompts[i] for i in batch], batch, width, turn))
+                chosen = [request for request in batch if drawn is None or request in drawn]
+                asked = {name: chosen if method.draws else batch for name, method in self.methods.items()}
+                measured = list(self._batch(prompts, asked, batch, width, turn, draws))
                 keep(measured)
                 records += measured
                 bar.update(len(batch))
@@ -97,48 +106,62 @@ class MethodBenchmark:
     def memory(self, prompts: Sequence[Sequence[int]], width: int) -> dict[str, float | None]:
         """MB that every method takes for one batch, at its peak, on top of models and trie."""
         return {
-            name: peak_memory(partial(self._timed, method, prompts, width), self.device)
+            name: peak_memory(partial(self._timed, method, prompts, range(len(prompts)), width), self.device)
             for name, method in self.methods.items()
         }
 
     def _batch(
-        self, prompts: Sequence[Sequence[int]], requests: Sequence[int], width: int, turn: int
-    ) -> Iterator[Record]:
-        decoded = self._decode(prompts, width, turn)
-        rows = {name: _sequences(lists) for name, (lists, _, _) in decoded.items()}
-        for row, request in enumerate(requests):
-            found = {name: sequences[row] for name, sequences in rows.items()}
-            for name, sequences in found.items():
+        self, prompts: Sequence[Sequence[int]], asked: dict[str, list[int]], requests: list[int], width: int, turn: int,
+        draws: int,
+    ) -> Iterator[Record]:  # fmt: skip
+        """asked: of each method, those of the requests that it is to answer."""
+        decoded = self._decode(prompts, asked, width, turn, draws)
+        rows = {job: _sequences(lists) for job, (lists, _, _) in decoded.items()}
+        for job, found in rows.items():
+            for request, sequences in zip(asked[job[0]], found, strict=True):
                 if not self.legal.issuperset(sequences):
-                    raise RuntimeError(f"request {request}, K {width}: {name} recommends what is not in the catalogue")
-            equal = {name: found[name] for name, method in self.methods.items() if not method.draws}
-            scored = {name: decoded[name][0] for name in equal}
+                    raise RuntimeError(
+                        f"request {request}, K {width}: {job[0]} recommends what is not in the catalogue"
+                    )
+        for row, request in enumerate(requests):
+            equal = {name: rows[name, 0][row] for name, method in self.methods.items() if not method.draws}
+            scored = {name: decoded[name, 0][0] for name in equal}
             tie = self.exact and (len(set(map(tuple, equal.values()))) > 1 or not self._have_equal_scores(scored, row))
-            settled = not tie or self._settle(prompts[row], request, width, equal)
-            for name, (lists, seconds, parts) in decoded.items():
+            settled = not tie or self._settle(prompts[request], request, width, equal)
+            for (name, draw), (lists, seconds, parts) in decoded.items():
+                if request not in asked[name]:
+                    continue
+                row, size = asked[name].index(request), len(asked[name])
                 rounds = [] if lists.accepted is None else [a for a in lists.accepted[row].tolist() if a >= 0]
                 yield Record(
-                    request, name, width, [list(s) for s in found[name]], seconds / len(requests),
+                    request, name, width, [list(s) for s in rows[name, draw][row]], seconds / size,
                     int(lists.target_calls[row]), sum(rounds) / len(rounds) if rounds else None, lists.target_tokens,
-                    lists.draft_tokens, {part: value / len(requests) for part, value in parts.items()}, tie, settled,
+                    lists.draft_tokens, {part: value / size for part, value in parts.items()}, tie, settled, draw,
                 )  # fmt: skip
 
     def _decode(
-        self, prompts: Sequence[Sequence[int]], width: int, turn: int
-    ) -> dict[str, tuple[DecodedLists, float, dict[str, float]]]:
-        """Lists, seconds and seconds by part of every method; who goes first changes from turn to turn."""
-        names = list(self.methods)
-        first = turn % len(names)
-        decoded = {name: self._timed(self.methods[name], prompts, width) for name in names[first:] + names[:first]}
-        return {name: decoded[name] for name in names}
+        self, prompts: Sequence[Sequence[int]], asked: dict[str, list[int]], width: int, turn: int, draws: int
+    ) -> dict[tuple[str, int], tuple[DecodedLists, float, dict[str, float]]]:
+        """Lists, seconds and seconds by part of every method and draw; who goes first changes from turn to turn."""
+        jobs = [
+            (name, draw)
+            for name, method in self.methods.items() if asked[name]
+            for draw in range(draws if method.draws else 1)
+        ]  # fmt: skip
+        first = turn % len(jobs)
+        decoded = {
+            (name, draw): self._timed(self.methods[name], prompts, asked[name], width, draw)
+            for name, draw in jobs[first:] + jobs[:first]
+        }
+        return {job: decoded[job] for job in jobs}
 
     def _timed(
-        self, method: Method, prompts: Sequence[Sequence[int]], width: int
+        self, method: Method, prompts: Sequence[Sequence[int]], requests: Sequence[int], width: int, draw: int = 0
     ) -> tuple[DecodedLists, float, dict[str, float]]:
-        ids, mask = (tensor.to(self.device) for tensor in left_pad(prompts))
-        clock = Clock(ids.device)
+        ids, mask = (tensor.to(self.device) for tensor in left_pad([prompts[i] for i in requests]))
+        clock, seeds = Clock(ids.device), [DRAWS * request + draw for request in requests]
         start = now(ids.device)
-        lists = method.decode(ids, mask, width, clock)
+        lists = method.decode(ids, mask, width, clock, seeds)
         return lists, now(ids.device) - start, clock.seconds()
 
     def _have_equal_scores(self, decoded: dict[str, DecodedLists], row: int) -> bool:
@@ -160,7 +183,7 @@ class MethodBenchmark:
         if self._double is None:
             self._double = self.make(*(model and in_float64(model) for model in self.models))
         ids, mask = left_pad([prompt])
-        exact = {name: self._double[name].decode(ids, mask, width, Clock(ids.device)) for name in found}
+        exact = {name: self._double[name].decode(ids, mask, width, Clock(ids.device), [0]) for name in found}
         if len({tuple(_sequences(lists)[0]) for lists in exact.values()}) > 1:
             raise RuntimeError(f"request {request}, K {width}: the lists differ, in float64 too: {found}")
         if not self._have_equal_scores(exact, 0):

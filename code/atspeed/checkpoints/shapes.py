@@ -20,6 +20,7 @@ class Shape:
 
 
 SHAPES = {
+    "micro": Shape(64, 192, 4, 4, 4, None),
     "tiny": Shape(128, 384, 4, 4, 4, None),
     "llama-68m": Shape(768, 3072, 2, 12, 12, 32000),
     "llama-160m": Shape(768, 3072, 12, 12, 12, 32000),

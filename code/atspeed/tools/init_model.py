@@ -2,7 +2,7 @@
 
     python -m atspeed.tools.init_model --output model/tiny --shape tiny
 
-Shapes: tiny, llama-68m, llama-160m, tinyllama-1.1b, llama-7b. --layers changes the depth.
+Shapes: micro, tiny, llama-68m, llama-160m, tinyllama-1.1b, llama-7b. --layers changes the depth.
 """
 
 from dataclasses import replace

@@ -47,10 +47,10 @@ class Range:
 
 COUNTS = (
     "batch_size", "batch_sizes", "beam_size", "beams", "cutoff", "draft_beam_size", "draft_size", "draft_sizes",
-    "draft_width", "encode_batch_size", "epochs", "eval_epochs", "gamma", "hidden", "k", "latent", "layers", "levels",
-    "lora_alpha", "lora_r", "max_history", "max_tokens", "max_users", "micro_batch_size", "min_train_items", "minutes",
-    "n_users", "nodes", "num_beams", "patience", "repetitions", "requests", "run_beam_sizes", "select_beam_size",
-    "shard_size", "top_k", "vocabulary", "width",
+    "draft_width", "drawn_users", "draws", "encode_batch_size", "epochs", "eval_epochs", "gamma", "hidden", "k",
+    "latent", "layers", "levels", "lora_alpha", "lora_r", "max_history", "max_tokens", "max_users",
+    "micro_batch_size", "min_train_items", "minutes", "n_users", "nodes", "num_beams", "patience", "repetitions",
+    "requests", "run_beam_sizes", "select_beam_size", "shard_size", "top_k", "vocabulary", "width",
 )  # fmt: skip
 MAY_BE_0 = (
     "beta", "epsilon", "item_core", "noise", "save_steps", "select_users", "user_core", "warmup", "warmup_epochs",
