@@ -47,7 +47,7 @@ MODEL_CLASSES=${MODEL_CLASSES:-SFTModel WordKDModel TVDKDModel SeqKDModel AtSpee
 ALIGNMENT_OVER=${ALIGNMENT_OVER:-trie}                # what AtSpeed's classes compare; of several, a draft each
 TEACHER_USERS=${TEACHER_USERS:-}                      # training and validation users that the teacher answers; empty: all
 DRAWN_USERS=${DRAWN_USERS:-}                          # of TEST_USERS, those with relaxed lists; empty: all
-COMPARE_BATCH_SIZE=${COMPARE_BATCH_SIZE:-1}           # 1, as in the paper; 64 counts the same, and is done much sooner
+DECODE_BATCH_SIZE=${DECODE_BATCH_SIZE:-1}             # 1, as in the paper; 64 counts the same, and is done much sooner
 RUN_BEAM_SIZES=${RUN_BEAM_SIZES:-1,3,5,10,20}
 if [ "$PRESET" = paper ] && [[ -z $TARGET_BASE || -z $DRAFT_BASE ]]; then
     fail "PRESET=paper fine-tunes models that have been pre-trained; set TARGET_BASE and DRAFT_BASE to theirs"
@@ -125,7 +125,7 @@ for target_seed in ${TARGET_SEEDS//,/ }; do
     done
     echo "== 4/5 target $target_seed: compare its drafts, checked against generate; and it with simple recommenders"
     stage OUTPUT_DIR="$target" DRAFT_MODELS="$drafts" RUN_BEAM_SIZES="$RUN_BEAM_SIZES" DRAFT_BEAM_SIZE="$DRAFT_BEAM_SIZE" GAMMA="$GAMMA" \
-        DRAWS="$DRAWS" DRAWN_USERS="$DRAWN_USERS" BATCH_SIZE="$COMPARE_BATCH_SIZE" \
+        DRAWS="$DRAWS" DRAWN_USERS="$DRAWN_USERS" DECODE_BATCH_SIZE="$DECODE_BATCH_SIZE" \
         bash "$ROOT/script/compare.sh" ${TEST_USERS:+--max_users "$TEST_USERS"} "$@" | tee "$shown"
     comparisons+=${comparisons:+,}$(tr '\r' '\n' < "$shown" | sed -nE 's/^written to //p; s/^(.*): done already.*/\1/p' | tail -n 1)
     stage OUTPUT_DIR="$target" BASELINES="$baselines" bash "$ROOT/script/quality.sh"

@@ -42,6 +42,8 @@ SMALL = {
     "EPOCHS": "2", "BATCH_SIZE": "16", "MICRO_BATCH_SIZE": "8", "LEARNING_RATE": "3e-3", "WARMUP_STEPS": "2",
     "RUN_BEAM_SIZES": "1,5", "DRAFT_BEAM_SIZE": "12",
 }  # fmt: skip
+# What `environment` sets, and reproduce.sh has in other names.
+UNSET = dict.fromkeys(("EPOCHS", "BATCH_SIZE", "LEARNING_RATE", "WARMUP_STEPS", "TARGET_BASE", "DRAFT_BASE"), "")
 
 
 def program(name):

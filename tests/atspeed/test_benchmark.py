@@ -1,6 +1,8 @@
 """The benchmark, as its user starts it."""
 
 import csv
+import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +10,8 @@ import pytest
 import torch
 
 from atspeed.benchmark.memory import peak_memory
-from conftest import script, succeed
+from conftest import UNSET, script, succeed
+from genrec.data.toy import make_toy
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def test_every_method_is_timed_on_random_weights_of_a_shape(folder):
         "facts.json", "arguments.json"
     }  # fmt: skip
     rows = list(csv.DictReader((results / "batch-2-float32.csv").open()))
-    methods = {"generate", "gamma 0", "speculative", "trie", "hybrid", "auto", "relaxed", "sample"}
+    methods = {"generate", "gamma 0", "speculative", "trie", "hybrid", "auto", "relaxed", "coupled", "sample"}
     assert {(row["method"], row["K"]) for row in rows} == {(method, k) for method in methods for k in ("1", "4")}
     assert all(float(row["ms"]) > 0 for row in rows)
     assert {row["requests"] for row in rows} == {"3"}
@@ -71,3 +74,42 @@ def test_peak_memory_is_what_the_work_takes():
 
     peak = peak_memory(work, torch.device("cpu"))
     assert peak is None or 180 < peak < 260
+
+
+def test_an_interpreter_or_a_folder_that_is_not_beamsds_is_refused_before_any_work(folder, tmp_path):
+    fake = tmp_path / "atspeed" / "beamsd.py"
+    fake.parent.mkdir()
+    fake.touch()
+    flags = FLAGS | {"SHAPE": "", "TARGET_MODEL": str(tmp_path / "nowhere")}
+    for options, message in (
+        ({"BEAMSD": "", "BEAMSD_PYTHON": ""}, "set them to a clone of BeamSD"),
+        ({"BEAMSD": str(folder), "BEAMSD_PYTHON": sys.executable}, "holds no atspeed/beamsd.py"),
+        ({"BEAMSD": str(tmp_path), "BEAMSD_PYTHON": str(tmp_path / "python")}, "cannot be started"),
+        ({"BEAMSD": str(tmp_path), "BEAMSD_PYTHON": sys.executable}, "BeamSD needs transformers 4.41 to 4.44"),
+        (
+            {"BEAMSD": str(tmp_path), "BEAMSD_PYTHON": sys.executable, "TARGET_MODEL": "", "SHAPE": "tiny"},
+            "checkpoints",
+        ),
+    ):
+        output, code = script("compare_beamsd", folder, **(flags | options))
+        assert (code, message in output) == (2, True), output
+
+
+@pytest.mark.skipif(not os.environ.get("BEAMSD"), reason="set BEAMSD and BEAMSD_PYTHON: see script/compare_beamsd.sh")
+def test_the_released_beamsd_gives_the_same_lists_levels_and_calls(tmp_path):
+    make_toy(n_items=300, n_users=60).save(tmp_path / "data" / "toy")
+    succeed("reproduce", tmp_path, **UNSET, TARGET_SHAPE="micro", MODEL_CLASSES="SeqKDModel", TARGET_EPOCHS="1",
+            DRAFT_EPOCHS="1", TEST_USERS="4", BASELINES="popularity")  # fmt: skip
+    models = {"TARGET_MODEL": "target", "DRAFT_MODEL": "draft-SeqKDModel-0"}
+    models = {name: str(tmp_path / "output" / "target-0" / "toy" / path) for name, path in models.items()}
+    options = {"REQUESTS": "8", "BATCH_SIZES": "1,2", "DRAFT_BEAM_SIZE": "8"}
+    output = succeed("compare_beamsd", tmp_path, "--constrained_softmax", "false", **models, **options)
+    agreed = re.findall(r"(\d+) of (\d+) lists are those of generate", output)
+    assert len(agreed) == 2 * 3  # batch sizes, ways to decode
+    assert all(same == of and int(of) >= 8 for same, of in agreed)
+    (results,) = (tmp_path / "output" / "toy" / "benchmark").iterdir()
+    rows = {(row["method"], row["K"]): row for row in csv.DictReader((results / "batch-1-float32.csv").open())}
+    for k in ("1", "5"):
+        ours, theirs = rows["speculative", k], rows["BeamSD speculative", k]
+        assert ours["accepted levels"] == theirs["accepted levels"], "where drafts rank alike"
+        assert ours["target calls"] == theirs["target calls"]

@@ -18,7 +18,7 @@ from atspeed.benchmark.comparison import (
 )
 from atspeed.benchmark.methods import BASELINE, GENERATE
 from atspeed.benchmark.significance import differences, intervals
-from conftest import script, succeed
+from conftest import UNSET, script, succeed
 from genrec.data.toy import make_toy
 from genrec.runtime.artefacts import already_done
 
@@ -93,7 +93,6 @@ def test_a_difference_is_taken_over_targets_and_seeds_of_the_same_users(tmp_path
     assert pd.read_parquet(tmp_path / "users.parquet").equals(users)
 
 
-UNSET = dict.fromkeys(("EPOCHS", "BATCH_SIZE", "LEARNING_RATE", "WARMUP_STEPS", "TARGET_BASE", "DRAFT_BASE"), "")
 SETTINGS = UNSET | {"DATASET": "beauty", "DRY_RUN": "true", "MODEL_CLASSES": "SFTModel AtSpeedSModel"}
 
 

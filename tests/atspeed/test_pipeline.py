@@ -1,5 +1,6 @@
 """The scripts themselves, as a user starts them: the whole pipeline on a small toy, and every refusal."""
 
+import csv
 import json
 import os
 import re
@@ -238,6 +239,18 @@ def recommended(folder):
     (lists,) = folder.rglob("recommendations.jsonl")
     lines = lists.read_text().splitlines()
     return {line["user"]: line["items"] for line in map(json.loads, lines)}
+
+
+def test_a_sweep_is_one_command(world):
+    folder, _ = world
+    variables = {"DRAFT_MODEL_NAME": "draft-AtSpeedSModel", "PARAMETER": "gamma", "VALUES": "1 3", "TEST_USERS": "4"}
+    output = succeed("sweep", folder, **variables)
+    assert "8 of 8 lists identical for all methods" in output  # at two K
+    (swept,) = (folder / "output/toy/sweep").iterdir()
+    rows = list(csv.DictReader((swept / "sweep.csv").open()))
+    assert [(row["K"], row["value"]) for row in rows] == [(k, v) for k in "15" for v in ("", "1.0", "3.0")]
+    assert {path.suffix for path in swept.glob("sweep.*")} == {".csv", ".md", ".png"}
+    assert "done already" in succeed("sweep", folder, **variables)
 
 
 def test_drafts_are_compared_in_one_table(world):

@@ -36,8 +36,9 @@ class DecodedLists:
     found: Tensor  # (B,) long, legal sequences among the K
     target_calls: Tensor  # (B,) long
     accepted: Tensor | None  # (B, R) long, levels accepted a round, -1 after the end; None without a draft
-    target_tokens: int  # that the target's forwards read, a row, the prompt included
-    draft_tokens: int
+    target_tokens: int | None  # that the target's forwards read, a row, the prompt included; None: nobody counts
+    draft_tokens: int | None
+    seconds: float | None = None  # that decoding took, where another process has measured it
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ class Method:
     # (input_ids, attention_mask, K, clock, seeds); one seed a request, for those that draw
     decode: Callable[[Tensor, Tensor, int, Clock, Sequence[int]], DecodedLists]
     draws: bool = False  # it draws at random, so its lists are not those of beam search
+    peer: bool = False  # other software, whose lists may differ from those of `generate` and are counted
     warmup: int = 0  # requests that it needs at the least before it is timed
     auto: Auto | None = None  # whose report says what it chose
+
+    @property
+    def promises(self) -> bool:
+        """Whether its lists are to be those of `generate`."""
+        return not self.draws and not self.peer
 
 
 def check_widths(widths: Sequence[int], draft_width: int) -> None:
@@ -95,7 +102,7 @@ def make_methods(
             return _lists(result, drafted)
 
         warmup = AUTO_COMPILED if auto and "program" in how else AUTO_REQUESTS if auto else 0
-        return Method(decode, draws, warmup, auto)
+        return Method(decode, draws, warmup=warmup, auto=auto)
 
     by_model: dict[str, Any] = {"gamma": gamma, "draft_width": draft_width}
     methods = {

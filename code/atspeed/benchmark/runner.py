@@ -35,12 +35,13 @@ class Record:
     seconds: float  # of its batch, divided by the requests in it
     target_calls: int
     accepted: float | None  # mean levels accepted a round; None without a draft
-    target_tokens: int  # that the target read, the prompt included
-    draft_tokens: int
+    target_tokens: int | None  # that the target read, the prompt included; None where nobody counts
+    draft_tokens: int | None
     parts: dict[str, float] = field(default_factory=dict)  # seconds by part: draft, target, verify
     tie: bool = False  # lists or scores differ in this precision, and agree in float64
     settled: bool = True  # False where they differ, and float64 could not be asked for want of memory
     draw: int = 0  # which of the draws of a method that draws at random
+    rounds: list[int] = field(default_factory=list)  # levels accepted, round by round
 
 
 class MethodBenchmark:
@@ -51,7 +52,7 @@ class MethodBenchmark:
     ):  # fmt: skip
         """models: the target, then drafts. items: (n_items, L) token ids. make: the methods of such models.
 
-        In float32 the lists of all methods but those that draw at random must be equal; else they are counted. What
+        In float32 the lists of all methods that promise it must be equal; else they are counted. What
         differs by rounding is told from what is wrong in float64, on the CPU, if the models fit into its memory so.
         """
         self.models, self.make, self.methods = models, make, make(*models)
@@ -106,7 +107,9 @@ class MethodBenchmark:
     def memory(self, prompts: Sequence[Sequence[int]], width: int) -> dict[str, float | None]:
         """MB that every method takes for one batch, at its peak, on top of models and trie."""
         return {
-            name: peak_memory(partial(self._timed, method, prompts, range(len(prompts)), width), self.device)
+            name: None
+            if method.peer
+            else peak_memory(partial(self._timed, method, prompts, range(len(prompts)), width), self.device)
             for name, method in self.methods.items()
         }
 
@@ -119,12 +122,12 @@ class MethodBenchmark:
         rows = {job: _sequences(lists) for job, (lists, _, _) in decoded.items()}
         for job, found in rows.items():
             for request, sequences in zip(asked[job[0]], found, strict=True):
-                if not self.legal.issuperset(sequences):
+                if not self.legal.issuperset(sequences) and not self.methods[job[0]].peer:
                     raise RuntimeError(
                         f"request {request}, K {width}: {job[0]} recommends what is not in the catalogue"
                     )
         for row, request in enumerate(requests):
-            equal = {name: rows[name, 0][row] for name, method in self.methods.items() if not method.draws}
+            equal = {name: rows[name, 0][row] for name, method in self.methods.items() if method.promises}
             scored = {name: decoded[name, 0][0] for name in equal}
             tie = self.exact and (len(set(map(tuple, equal.values()))) > 1 or not self._have_equal_scores(scored, row))
             settled = not tie or self._settle(prompts[request], request, width, equal)
@@ -134,9 +137,11 @@ class MethodBenchmark:
                 row, size = asked[name].index(request), len(asked[name])
                 rounds = [] if lists.accepted is None else [a for a in lists.accepted[row].tolist() if a >= 0]
                 yield Record(
-                    request, name, width, [list(s) for s in rows[name, draw][row]], seconds / size,
-                    int(lists.target_calls[row]), sum(rounds) / len(rounds) if rounds else None, lists.target_tokens,
-                    lists.draft_tokens, {part: value / size for part, value in parts.items()}, tie, settled, draw,
+                    request=request, method=name, width=width, sequences=[list(s) for s in rows[name, draw][row]],
+                    seconds=seconds / size, target_calls=int(lists.target_calls[row]),
+                    accepted=sum(rounds) / len(rounds) if rounds else None, target_tokens=lists.target_tokens,
+                    draft_tokens=lists.draft_tokens, parts={part: value / size for part, value in parts.items()},
+                    tie=tie, settled=settled, draw=draw, rounds=rounds if lists.seconds is None else [],
                 )  # fmt: skip
 
     def _decode(
@@ -162,7 +167,8 @@ class MethodBenchmark:
         clock, seeds = Clock(ids.device), [DRAWS * request + draw for request in requests]
         start = now(ids.device)
         lists = method.decode(ids, mask, width, clock, seeds)
-        return lists, now(ids.device) - start, clock.seconds()
+        seconds = now(ids.device) - start
+        return lists, seconds if lists.seconds is None else lists.seconds, clock.seconds()
 
     def _have_equal_scores(self, decoded: dict[str, DecodedLists], row: int) -> bool:
         """Whether equal lists have equal scores, within 1e-4."""

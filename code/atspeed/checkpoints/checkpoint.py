@@ -76,6 +76,7 @@ def save_checkpoint(
     from transformers import GenerationConfig
 
     special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.config.use_cache = True  # the trainer has turned it off; a released decoder reads it
     model.generation_config = GenerationConfig(**{name: getattr(tokenizer, name) for name in special})
     with atomic_path(path) as partial:
         model.save_pretrained(partial, state_dict=weights)

@@ -121,7 +121,7 @@ def summed_up(
         mean = {
             "K": width,
             "target calls": sum(record.target_calls for record in own) / len(own),
-            "target tokens": sum(record.target_tokens for record in own) / len(own),
+            "target tokens": sum(record.target_tokens or 0 for record in own) / len(own),
         }
         least = floor(mean, body, head, reached, dtype, batch, levels)
         accepted = [record.accepted for record in own if record.accepted is not None]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atspeed.benchmark.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GAMMA, GENERATE, check_fit, make_methods
+from atspeed.benchmark.released_beamsd import ReleasedBeamSD, check_beamsd
 from atspeed.benchmark.report import results_name, save_benchmark, short, timings, verdict
 from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype, check_shape
@@ -27,11 +28,14 @@ from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from atspeed.benchmark.runner import MethodBenchmark
+    from atspeed.benchmark.methods import Method
+    from atspeed.benchmark.runner import MethodBenchmark, Record
 
 STAGE = "benchmark"
 SHOWN = ("method", "K", "ms", "p95 ms", "speed-up", "over gamma 0", "target calls", "target tokens", "peak MB")
@@ -53,6 +57,9 @@ def main(
     draft_beam_size: int | None = None,
     gamma: int = GAMMA,
     nodes: int | None = None,
+    constrained_softmax: bool = True,
+    beamsd: str | None = None,
+    beamsd_python: str | None = None,
     share_prefix: bool = True,
     requests: int = 20,
     warmup: int = 2,
@@ -62,6 +69,12 @@ def main(
     check(methods or ALL, target_model, shape, draft_model, draft_shape)
     for dtype in dtypes:
         check_dtype(dtype)
+    if beamsd or beamsd_python:
+        if not (beamsd and beamsd_python and target_model):
+            raise UserError("BeamSD runs on checkpoints: give --beamsd, --beamsd_python and --target_model together")
+        if dtypes != ("float32",):
+            raise UserError(f"--dtypes {','.join(dtypes)}: BeamSD is compared in float32")
+        check_beamsd(beamsd, beamsd_python)
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
     target_hash, draft_hash = (path and check_model(path, data) for path in (target_model, draft_model))
@@ -70,8 +83,9 @@ def main(
         "dataset": dataset, "target": target_hash or shape, "draft": draft_hash or draft_shape,
         "served": data.catalogue.fingerprint, "users": short(samples), "methods": list(methods or ()),
         "run_beam_sizes": list(run_beam_sizes), "draft_beam_size": draft_beam_size, "gamma": gamma, "nodes": nodes,
+        "constrained_softmax": constrained_softmax,
         "batch_sizes": list(batch_sizes), "dtypes": list(dtypes), "share_prefix": share_prefix, "warmup": warmup,
-        "seed": seed,
+        "seed": seed, "beamsd": beamsd and short((Path(beamsd) / "atspeed" / "beamsd.py").read_text()),
     }  # fmt: skip
     output = Path(output_dir) / results_name(
         run_beam_sizes, f"gamma{gamma}", batch_sizes, "-".join(dtypes), f"{requests}requests-seed{seed}",
@@ -99,20 +113,28 @@ def main(
         models = f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}"
         make = partial(
             make_methods, items=items, draft_width=draft_beam_size, gamma=gamma, nodes=nodes, names=methods,
-            prefix=prefix,
+            prefix=prefix, constrained_softmax=constrained_softmax,
         )  # fmt: skip
+        peer, notes = None, []
+        if beamsd and beamsd_python and target_model:
+            peer = ReleasedBeamSD(beamsd, beamsd_python, target_model, draft_model, items, torch.get_num_threads())
+            versions = ", ".join(f"{name} {version}" for name, version in peer.versions.items())
+            notes = [f"BeamSD: {versions}, one request at a time; its times are those of its decoding alone."]
+            make = partial(_with_peer, make, peer.methods(draft is not None, draft_beam_size, gamma))
         for batch_size in batch_sizes:
             name = f"batch-{batch_size}-{dtype}"
             if (output / f"{name}.png").exists():  # of a run that was cut off later
                 continue
             bench = MethodBenchmark((target, draft), items, make)
-            table, notes = measure(bench, prompts, run_beam_sizes, batch_size, warmup)
+            table, said = measure(bench, prompts, run_beam_sizes, batch_size, warmup)
             headline = (
                 f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, {models}, "
                 f"{len(prefix or ())} tokens of every prompt read once for all, {machine_name(device)}, seed {seed}"
             )
-            save_benchmark(output, name, table, headline, "\n".join(notes))
-            print(f"\n{headline}\n\n{to_markdown(table, SHOWN)}\n{notes[0]}")
+            save_benchmark(output, name, table, headline, "\n".join([*said[:1], *notes, *said[1:]]))
+            print("\n".join(["", headline, "", to_markdown(table, SHOWN), *said[:1]]))
+        if peer:
+            peer.close()
     write_facts(output, make_facts(STAGE, made_of, machine=machine_name(device)))
     print(f"written to {output}")
 
@@ -126,9 +148,27 @@ def measure(
     memory = {k: bench.memory(prompts[:batch_size], k) for k in widths}
     table["peak MB"] = [memory[row.K][row.method] for row in table.itertuples()]
     table["requests/s"] = 1e3 / table["ms"]
-    notes = [verdict([r for r in records if not bench.methods[r.method].draws], bench.exact)]
+    agreed = [verdict([r for r in records if bench.methods[r.method].promises], bench.exact)]
+    agreed += [_agreement(name, records) for name, method in bench.methods.items() if method.peer]
+    notes = ["\n".join(agreed)]
     notes += [f"\n{name}:\n\n{m.auto.report()}" for name, m in bench.methods.items() if m.auto]
     return table, notes
+
+
+def _with_peer(
+    make: "Callable[..., dict[str, Method]]", peer: "dict[str, Method]", *models: object
+) -> "dict[str, Method]":
+    return make(*models) | peer
+
+
+def _agreement(name: str, records: "list[Record]") -> str:
+    """How many lists of other software are those of `generate`, in order."""
+    lists: dict[str, dict] = {
+        method: {(r.width, r.request): r.sequences for r in records if r.method == method}
+        for method in (name, GENERATE)
+    }
+    same = sum(found == lists[GENERATE][key] for key, found in lists[name].items())
+    return f"{name}: {same} of {len(lists[name])} lists are those of generate."
 
 
 def check(
