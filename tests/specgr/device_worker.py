@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     rank, size = distributed.get_rank(), distributed.get_world_size()
     for name in LOSSES:
         with fake_cuda():
-            model = loss_module(name, *parts(there), processes=size)
+            model = loss_module(name, *parts(there))
             ((rows,),), _ = _to_kwargs((torch.arange(BATCH)[rank::size],), {}, CUDA, False)
             losses = model(rows)
             losses.sum().backward()

@@ -48,7 +48,6 @@ def test_games_office_and_phones_have_the_published_settings():
         ("dataset: x\nunisrec: {hidden: 9}", "unisrec.hidden 9 is no multiple of unisrec.heads 2"),
         ("dataset: x\nplus: {draft_size: 0}", r"plus\.draft_size 0: must be at least 1"),
         ("dataset: x\ntrain_tiger: {steps: 0}", "train_tiger: epochs 0 and steps 0; one of them must be 0, one not"),
-        ("dataset: x\nstage1: {batch_size: 8}", r"stage1\.generation_batch_size 256 is more than stage1\.batch_size 8"),
         ("dataset: [", "not valid YAML"),
         ("dataset: x\nseed: 1\nseed: 2", "key 'seed' stands twice; keep one .*line 3"),
         ("dataset: x\nplus: {threshold: -1, threshold: -9}", "key 'threshold' stands twice"),

@@ -105,17 +105,15 @@ def test_recommenders_and_their_evaluation(device, name, syncs):
 LOSSES = ("TIGER", "UniSRec", "stage 1", "stage 2")
 
 
-def loss_module(name, codes, tiger, texts, unisrec, seen, processes=1):
+def loss_module(name, codes, tiger, texts, unisrec, seen):
     """One of LOSSES. The generation loss is of all rows, so that the division into processes changes nothing."""
     examples = Examples(random_histories(N_ITEMS, BATCH), torch.arange(3, 3 + BATCH))
     plan = ContrastivePlan(generation_batch_size=BATCH)
     return {
         "TIGER": lambda: TigerLoss(tiger, codes, examples),
         "UniSRec": lambda: UniSRecLoss(unisrec, texts, seen, examples),
-        "stage 1": lambda: Stage1Loss(tiger, codes, examples, plan, processes),
-        "stage 2": lambda: Stage2Loss(
-            tiger, codes, examples, plan, processes, item_embeddings(tiger, codes).clone(), seen
-        ),
+        "stage 1": lambda: Stage1Loss(tiger, codes, examples, plan),
+        "stage 2": lambda: Stage2Loss(tiger, codes, examples, plan, item_embeddings(tiger, codes).clone(), seen),
     }[name]()
 
 
@@ -150,6 +148,14 @@ def test_losses_and_gradients(device, name, syncs, moved):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert device.syncs == syncs
     assert device.copies == ({} if moved else {"loss_modules.py:batch": 1})  # the rows
+
+
+@pytest.mark.parametrize("name", ["stage 1", "stage 2"])
+def test_the_generation_loss_of_other_rows_is_that_of_a_batch_of_them(name):
+    model, rows, generated = loss_module(name, *parts()), torch.arange(3), torch.arange(2, BATCH)
+    both = model(rows, generated)
+    torch.testing.assert_close(both[0], model(rows)[0])
+    torch.testing.assert_close(both[1], model(generated)[1])
 
 
 def test_two_processes_whose_inputs_are_moved_are_one(tmp_path):

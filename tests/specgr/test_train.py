@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from conftest import ROOT
 from genrec.runtime.errors import UserError
-from specgr.configuration.config import TrainingPlan
+from specgr.configuration.config import ContrastivePlan, TrainingPlan
+from specgr.configuration.plans import check_division, over_processes
 from specgr.data.examples import Examples
-from specgr.training.fitting import batch_rows, fit_weights, learning_rate, new_accelerator
+from specgr.training.fitting import batch_rows, epoch_steps, fit_weights, learning_rate, new_accelerator, step_rows
 from specgr.training.loss_modules import TigerLoss
 from specgr.training.stages import STAGES
 from tiny_world import flags, run
@@ -144,6 +145,69 @@ def test_an_epoch_has_every_row_and_its_last_batch_is_full():
     assert sorted(rows[:10].tolist()) == list(range(10))
     assert torch.equal(rows[10:], rows[:2])
     assert not torch.equal(rows, torch.cat([batch_rows(10, 4, step, seed=1) for step in range(3, 6)]))
+    # torch's generator reads 32 bits of a seed, in which another seed must show.
+    assert not torch.equal(rows, torch.cat([batch_rows(10, 4, step, seed=2) for step in range(3)]))
+
+
+def test_the_generation_loss_has_a_batch_of_its_own_and_an_epoch_is_what_the_smaller_batch_takes():
+    plan = ContrastivePlan(epochs=1, batch_size=8, generation_batch_size=3)
+    assert (epoch_steps(20, plan), epoch_steps(20, TrainingPlan(epochs=1, batch_size=8))) == (7, 3)
+    steps = [step_rows(20, plan, step, seed=1) for step in range(7)]
+    assert [(len(rows), len(generated)) for rows, generated in steps] == [(8, 3)] * 7
+    generated = torch.cat([generated for _, generated in steps])
+    assert set(generated[:20].tolist()) == set(range(20)), "all samples are generated once an epoch"
+    assert not torch.equal(generated[:8], steps[0][0]), "drawn apart from the other loss"
+    assert all(torch.equal(*pair) for pair in zip(step_rows(20, plan, 3, seed=1), steps[3], strict=True))
+    assert [len(rows) for rows in step_rows(20, TrainingPlan(epochs=1, batch_size=8), 0, seed=1)] == [8]
+
+
+def test_a_plan_of_one_process_is_multiplied_as_in_the_release():
+    plan = ContrastivePlan(
+        epochs=1, batch_size=8, generation_batch_size=2, learning_rate=1e-3, warmup_steps=100, per_process=True
+    )
+    shared = over_processes(plan, 4)
+    assert (shared.batch_size, shared.generation_batch_size, shared.warmup_steps) == (32, 8, 25)
+    assert shared.learning_rate == pytest.approx(4e-3)
+    assert over_processes(shared, 4) == shared
+    assert over_processes(TrainingPlan(steps=1, batch_size=8), 4).batch_size == 8
+    with pytest.raises(UserError, match="batch_size 6 cannot be shared by 4 processes"):
+        check_division(over_processes(TrainingPlan(steps=1, batch_size=6), 4), "stage1", 4)
+
+
+class Steep(torch.nn.Module):
+    """A loss whose gradient is a hundred times the weights' size."""
+
+    parts = ("steep",)
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.examples = torch.nn.Linear(4, 1, bias=False), range(8)
+        torch.nn.init.ones_(self.model.weight)
+
+    def forward(self, rows):
+        return 100 * self.model(torch.ones(len(rows), 4)).mean()[None]
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_gradients_are_clipped_where_the_plan_says_so(tmp_path, monkeypatch, clip):
+    norms, step = [], torch.optim.AdamW.step
+
+    def seen(self, *args, **kwargs):
+        (weight,) = self.param_groups[0]["params"]
+        norms.append(weight.grad.norm().item())
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", seen)
+    fit_weights(Steep(), TrainingPlan(steps=3, batch_size=2, clip_norm=clip), 0, tmp_path, new_accelerator(), lambda: 0)
+    assert norms == pytest.approx([clip or 200] * 3, rel=1e-3)
+
+
+def test_a_stage_of_specgr_plus_plus_trains_in_bfloat16_too(world):
+    run(world, "bf16", "--stages", "tiger,stage1", "--stage1.bf16", "true")
+    results = json.loads((world / "bf16/toy/stage1/facts.json").read_text())["results"]
+    assert [log["step"] for log in results["history"]] == [0, 2, 4]
+    weights = load_file(world / "bf16/toy/stage1/model/model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine():

@@ -57,7 +57,11 @@ class UniSRecShape:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Length, batch size and learning rate of a training with AdamW; one of epochs and steps is 0."""
+    """Length, batch size and learning rate of a training with AdamW; one of epochs and steps is 0.
+
+    Batch sizes, learning rate and warm-up are those of all processes together or, with `per_process`, of one, as in the
+    release: n processes then have n times the batch and the rate, and an n-th of the warm-up's steps.
+    """
 
     epochs: int = number(0)
     steps: int = number(0)
@@ -68,16 +72,23 @@ class TrainingPlan:
     cosine: bool = True  # down to 0 at the last step; else constant after the warm-up
     eval_steps: int = number(0)  # between validations, each a checkpoint; 0: an epoch
     patience: int = number(0)  # validations without a better one before it ends; 0: it runs to its end
+    clip_norm: float = number(0.0)  # of the gradients of all weights together, at most; 0: any
+    bf16: bool = False  # compute in bfloat16 where autocast does so; weights stay in float32
+    per_process: bool = False
 
 
 @dataclass(frozen=True)
 class ContrastivePlan(TrainingPlan):
-    """A stage of SpecGR++: weight of the embedding loss, and of the generation loss on the first rows of a batch."""
+    """A stage of SpecGR++: weights of the embedding loss, and of the generation loss on a batch of its own.
+
+    An epoch is as many steps as the smaller of the two batches takes to see every sample.
+    """
 
     lambda_emb: float = number(6.0)
     lambda_gen: float = number(1.0)
     temperature: float = number(0.07, 1e-6)
-    generation_batch_size: int = number(256, 1)  # of batch_size, over all processes
+    generation_batch_size: int = number(256, 1)  # over all processes
+    clip_norm: float = number(1.0)
 
 
 @dataclass(frozen=True)
@@ -126,11 +137,6 @@ class Config:
             plan = getattr(self, name)
             if bool(plan.epochs) == bool(plan.steps):
                 raise ValueError(f"{name}: epochs {plan.epochs} and steps {plan.steps}; one of them must be 0, one not")
-            if isinstance(plan, ContrastivePlan) and plan.generation_batch_size > plan.batch_size:
-                raise ValueError(
-                    f"{name}.generation_batch_size {plan.generation_batch_size} is more than {name}.batch_size "
-                    f"{plan.batch_size}, of which it is a part"
-                )
 
 
 def run_configured(main: Callable[[Config, Flags], None], own: type[Flags]) -> None:

@@ -22,8 +22,20 @@ def plan_of(config: Config, stage: str) -> TrainingPlan:
     return getattr(config, plan_key(stage))
 
 
+def over_processes(plan: TrainingPlan, processes: int) -> TrainingPlan:
+    """The plan of all processes together."""
+    if not plan.per_process:
+        return plan
+    batches = ("batch_size", "generation_batch_size")
+    sizes = {name: processes * getattr(plan, name) for name in batches if hasattr(plan, name)}
+    return replace(
+        plan, per_process=False, learning_rate=processes * plan.learning_rate,
+        warmup_steps=plan.warmup_steps // processes, **sizes,
+    )  # fmt: skip
+
+
 def check_division(plan: TrainingPlan, name: str, processes: int) -> None:
-    """Raises UserError if the processes cannot have as many rows each."""
+    """Raises UserError if the processes cannot have as many rows each. plan: of all together."""
     sizes = {"batch_size": plan.batch_size}
     if isinstance(plan, ContrastivePlan):
         sizes["generation_batch_size"] = plan.generation_batch_size

@@ -25,13 +25,14 @@ from genrec.runtime.cli import GROUP_TIMEOUT
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, write_json
 from genrec.runtime.text import read_json
-from specgr.configuration.config import TrainingPlan
+from specgr.configuration.config import ContrastivePlan, TrainingPlan
 from specgr.training.loss_modules import LossModule
 
 logger = logging.getLogger(__name__)
 
 STATE, WEIGHTS, BEST, OPTIMIZER = "state.json", "model.safetensors", "best.safetensors", "optimizer.safetensors"
 LOG_STEPS = 100
+GENERATION = 1  # tells the order of the generation loss from that of the other
 
 
 @dataclass
@@ -64,7 +65,7 @@ def fit_weights(
     validate: called by all processes, gives all the same number; more is better. Checkpoints go to `work`; the last is
     resumed. To be called by all processes.
     """
-    epoch = math.ceil(len(objective.examples) / plan.batch_size)
+    epoch = epoch_steps(len(objective.examples), plan)
     total = plan.epochs * epoch or plan.steps
     every = plan.eval_steps or epoch
     objective.to(accelerator.device)
@@ -82,9 +83,13 @@ def fit_weights(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(plan, state.step, total)
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        parts = shared(batch_rows(len(objective.examples), plan.batch_size, state.step, seed)[mine])
+        rows = step_rows(len(objective.examples), plan, state.step, seed)
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=plan.bf16):
+            parts = shared(*(each[mine] for each in rows))
         optimizer.zero_grad()
-        accelerator.backward(parts.sum())
+        accelerator.backward(parts.float().sum())
+        if plan.clip_norm:
+            accelerator.clip_grad_norm_(objective.parameters(), plan.clip_norm)
         optimizer.step()
         sums.append(parts.detach())
         state.step += 1
@@ -109,13 +114,28 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def batch_rows(n: int, batch_size: int, step: int, seed: int) -> Tensor:
-    """The rows (batch_size,) of a step: each epoch a new order, its last batch filled up from its beginning."""
+def epoch_steps(n: int, plan: TrainingPlan) -> int:
+    """The steps in which every sample is seen, in the batches of each loss; n samples."""
+    sizes = [plan.batch_size, plan.generation_batch_size] if isinstance(plan, ContrastivePlan) else [plan.batch_size]
+    return math.ceil(n / min(sizes))
+
+
+def step_rows(n: int, plan: TrainingPlan, step: int, seed: int) -> list[Tensor]:
+    """The rows of a step, of all processes: the batch, and for SpecGR++ one of the generation loss, drawn apart."""
+    rows = [batch_rows(n, plan.batch_size, step, seed)]
+    if isinstance(plan, ContrastivePlan):
+        rows.append(batch_rows(n, plan.generation_batch_size, step, seed, GENERATION))
+    return rows
+
+
+def batch_rows(n: int, batch_size: int, step: int, seed: int, loss: int = 0) -> Tensor:
+    """The rows (batch_size,) of a step: each round a new order, its last batch filled up from its beginning. loss: by
+    which the orders of several differ."""
     epoch, batch = divmod(step, math.ceil(n / batch_size))
-    return _order(n, (seed << 32) + epoch)[torch.arange(batch * batch_size, (batch + 1) * batch_size) % n]
+    return _order(n, _mixed(seed, epoch, loss))[torch.arange(batch * batch_size, (batch + 1) * batch_size) % n]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _order(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 

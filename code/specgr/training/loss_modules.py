@@ -12,8 +12,8 @@ from specgr.training.contrastive import first_row, gather, generation_loss, info
 
 
 class LossModule(nn.Module):
-    """`model` is what is trained. `parts` names what forward (rows (b,) long) returns: means over the rows, weighted,
-    whose sum is the loss. A mean over processes with as many rows each is that of all rows."""
+    """`model` is what is trained. `parts` names what forward returns: means over rows (b,) long, weighted, whose sum is
+    the loss. A mean over processes with as many rows each is that of all rows."""
 
     parts: tuple[str, ...]
 
@@ -64,22 +64,25 @@ class UniSRecLoss(LossModule):
 
 class Stage1Loss(LossModule):
     """SpecGR++, stage 1: InfoNCE between a history and its next item, both made by the encoder, and the generation loss
-    of the first `plan.generation_batch_size` rows."""
+    of other rows."""
 
     parts = ("embedding", "generation")
 
-    def __init__(self, model: Tiger, codes: Codes, examples: Examples, plan: ContrastivePlan, processes: int):
+    def __init__(self, model: Tiger, codes: Codes, examples: Examples, plan: ContrastivePlan):
         super().__init__(model, examples)
-        self.codes, self.plan, self.generated = codes, plan, plan.generation_batch_size // processes
+        self.codes, self.plan = codes, plan
         model.projection.requires_grad_(True)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        batch = self.batch(rows)
+    def forward(self, rows: Tensor, generated: Tensor | None = None) -> Tensor:
+        """generated: (g,) long, the rows of the generation loss; None: `rows`."""
+        n = len(rows)
+        batch = self.batch(rows if generated is None else torch.cat([rows, generated]))
         ids, mask = self.codes.history(batch.histories)
-        hidden, tokens = self.model.encode_by_length(ids, mask), self.codes.tokens[batch.targets]
-        embedding = self.embedding_loss(self.model.embed(hidden, mask), batch.targets)
-        n = self.generated
-        generation = _generation(self.model, hidden[:n], mask[:n], tokens[:n])
+        hidden = self.model.encode_by_length(ids, mask)  # of both at once
+        embedding = self.embedding_loss(self.model.embed(hidden[:n], mask[:n]), batch.targets[:n])
+        if generated is not None:
+            hidden, mask, batch = hidden[n:], mask[n:], batch[slice(n, None)]
+        generation = _generation(self.model, hidden, mask, self.codes.tokens[batch.targets])
         return torch.stack([self.plan.lambda_emb * embedding, self.plan.lambda_gen * generation])
 
     def embedding_loss(self, histories: Tensor, targets: Tensor) -> Tensor:
@@ -95,11 +98,10 @@ class Stage2Loss(Stage1Loss):
     """SpecGR++, stage 2: the item embeddings of stage 1 stay as they are, and all training items compete."""
 
     def __init__(
-        self, model: Tiger, codes: Codes, examples: Examples, plan: ContrastivePlan, processes: int, items: Tensor,
-        seen: Tensor,
-    ):  # fmt: skip
+        self, model: Tiger, codes: Codes, examples: Examples, plan: ContrastivePlan, items: Tensor, seen: Tensor
+    ):
         """items: (n_items, p), see `item_embeddings`. seen: (n_items,) bool."""
-        super().__init__(model, codes, examples, plan, processes)
+        super().__init__(model, codes, examples, plan)
         self.items, self.row = items[seen], seen.cumsum(0) - 1
 
     def embedding_loss(self, histories: Tensor, targets: Tensor) -> Tensor:

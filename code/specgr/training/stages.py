@@ -16,7 +16,7 @@ from genrec.runtime.artefacts import FACTS, NOTE, already_done, fingerprint, new
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_json
 from specgr.configuration.config import Config, TrainingPlan, flat
-from specgr.configuration.plans import STAGES, check_division, plan_key, plan_of, stage_folder
+from specgr.configuration.plans import STAGES, check_division, over_processes, plan_key, plan_of, stage_folder
 from specgr.data.codes import Codes
 from specgr.data.examples import Data
 from specgr.decoding.item_drafters import Drafted, EncoderDrafter, Histories, UniSRecDrafter, item_embeddings
@@ -84,7 +84,8 @@ def train(bench: Workspace, names: tuple[str, ...], overwrite: bool) -> None:
             raise UserError(f"{bench.config.dataset}: no sample of {split} has a history, so there is nothing to learn")
     before = {"stage1": ("tiger",) if bench.config.stage1.from_tiger else (), "stage2": ("stage1",)}
     for name in names:
-        check_division(plan_of(bench.config, name), plan_key(name), bench.accelerator.num_processes)
+        processes = bench.accelerator.num_processes
+        check_division(over_processes(plan_of(bench.config, name), processes), plan_key(name), processes)
         if name == "unisrec" and bench.texts is None:
             raise UserError(
                 "embeddings is not set; UniSRec needs text embeddings: --embeddings FILE.npy, or leave it out"
@@ -103,9 +104,10 @@ def train(bench: Workspace, names: tuple[str, ...], overwrite: bool) -> None:
 
 def _train(bench: Workspace, stage: Stage, overwrite: bool) -> None:
     config, accelerator, output = bench.config, bench.accelerator, bench.folder(stage.name)
+    plan = over_processes(stage.plan, accelerator.num_processes)
     arguments = {
         "dataset": config.dataset, "data": bench.data.trained_fingerprint, "seed": config.seed, **stage.facts,
-        **flat(stage.plan, plan_key(stage.name)), **flat(config.validation, "validation"),
+        **flat(plan, plan_key(stage.name)), **flat(config.validation, "validation"),
     }  # fmt: skip
     del arguments["validation.batch_size"]  # a matter of memory
     work = output.with_name(output.name + ".work")
@@ -122,7 +124,7 @@ def _train(bench: Workspace, stage: Stage, overwrite: bool) -> None:
             stage.recommender(objective), examples, config.validation.k, config.validation.batch_size, accelerator
         )
 
-    state = fit_weights(objective, stage.plan, config.seed, work, accelerator, validate)
+    state = fit_weights(objective, plan, config.seed, work, accelerator, validate)
     if accelerator.is_main_process:
         results = {
             f"NDCG@{config.validation.k}": state.best, "best_step": state.best_step, "history": state.history,
@@ -180,7 +182,7 @@ def _stage1(bench: Workspace) -> Stage:
 
     def objective() -> Stage1Loss:
         tiger = load_tiger(bench, "tiger") if start else bench.new_tiger()
-        return Stage1Loss(tiger, codes, bench.data.train, config.stage1, bench.accelerator.num_processes)
+        return Stage1Loss(tiger, codes, bench.data.train, config.stage1)
 
     def recommender(objective: LossModule) -> SpecGR:
         return _plus_plus(objective.model, codes, item_embeddings(objective.model, codes), prefixes, seen, config)
@@ -195,8 +197,7 @@ def _stage2(bench: Workspace) -> Stage:
     items = load_items(bench, "stage1")
 
     def objective() -> Stage2Loss:
-        tiger, processes = load_tiger(bench, "stage1"), bench.accelerator.num_processes
-        return Stage2Loss(tiger, codes, bench.data.train, config.stage2, processes, items, seen)
+        return Stage2Loss(load_tiger(bench, "stage1"), codes, bench.data.train, config.stage2, items, seen)
 
     def recommender(objective: LossModule) -> SpecGR:
         return _plus_plus(objective.model, codes, items, prefixes, seen, config)
