@@ -15,6 +15,7 @@ VERIFICATIONS=${VERIFICATIONS:-strict,relaxed}  # also coupled
 DRAWS=${DRAWS:-1}                               # of each list that is drawn at random
 DRAWN_USERS=${DRAWN_USERS:-}                    # users with such lists; empty: all
 DECODE_BATCH_SIZE=${DECODE_BATCH_SIZE:-1}       # requests decoded at once; BATCH_SIZE is that of training
+SHARE_PREFIX=${SHARE_PREFIX:-false}             # true: read what all prompts begin with once; generate reads it each time
 DTYPE=${DTYPE:-float32}
 SEED=${SEED:-0}
 
@@ -22,4 +23,4 @@ NUM_PROCESSES=1 launch atspeed.tools.compare \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_models "$DRAFT_MODELS" \
     --output_dir "$OUTPUT_DIR/$DATASET/comparison" --run_beam_sizes "$RUN_BEAM_SIZES" \
     --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --verifications "$VERIFICATIONS" --draws "$DRAWS" \
-    --drawn_users "$DRAWN_USERS" --batch_size "$DECODE_BATCH_SIZE" --dtype "$DTYPE" --seed "$SEED" "$@"
+    --drawn_users "$DRAWN_USERS" --batch_size "$DECODE_BATCH_SIZE" --share_prefix "$SHARE_PREFIX" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -124,13 +124,14 @@ def make_methods(
 def draft_methods(
     target: PreTrainedModel, *drafts: PreTrainedModel, names: Sequence[str], items: Tensor, draft_width: int,
     gamma: int, constrained_softmax: bool = True, verifications: Sequence[str] = (STRICT, RELAXED),
+    prefix: Prefix | None = None,
 ) -> dict[str, Method]:  # fmt: skip
     """`generate`, gamma 0, and for every draft NAME strict, NAME relaxed and so on, by `verifications`."""
-    methods = make_methods(target, None, items, draft_width, gamma, names=(GENERATE, BASELINE))
+    methods = make_methods(target, None, items, draft_width, gamma, names=(GENERATE, BASELINE), prefix=prefix)
     for name, draft in zip(names, drafts, strict=True):
         made = make_methods(
             target, draft, items, draft_width, gamma, names=(SPECULATIVE, RELAXED, COUPLED),
-            constrained_softmax=constrained_softmax,
+            constrained_softmax=constrained_softmax, prefix=prefix,
         )  # fmt: skip
         for verification in verifications:
             methods[f"{name} {verification}"] = made[SPECULATIVE if verification == STRICT else verification]

@@ -44,6 +44,7 @@ def main(
     draft_beam_size: int = 40,
     gamma: int = GAMMA,
     constrained_softmax: bool = True,
+    share_prefix: bool = False,
     batch_size: int = 1,
     max_users: int | None = None,
     verifications: tuple[str, ...] = (STRICT, RELAXED),
@@ -73,6 +74,7 @@ def main(
         "users": short(samples), "run_beam_sizes": list(run_beam_sizes), "draft_beam_size": draft_beam_size,
         "gamma": gamma, "constrained_softmax": constrained_softmax, "batch_size": batch_size, "dtype": dtype,
         "verifications": list(verifications), "draws": draws, "drawn_users": drawn_users,
+        "share_prefix": share_prefix,
     }  # fmt: skip
     output = Path(output_dir) / results_name(
         run_beam_sizes, f"N{draft_beam_size}_gamma{gamma}", [batch_size], dtype, users_name(max_users, seed),
@@ -88,6 +90,7 @@ def main(
     from atspeed.checkpoints.loading import load_model, load_tokenizer
     from atspeed.processes import this_process
     from atspeed.prompts import encode_prompts
+    from beamsd import Prefix
 
     opened = open_journal(output, work, STAGE, made_of, overwrite, Record, "width", "request")
     if not opened:
@@ -100,11 +103,14 @@ def main(
     make = partial(
         draft_methods, names=names, items=items, draft_width=draft_beam_size, gamma=gamma,
         constrained_softmax=constrained_softmax, verifications=verifications,
+        prefix=Prefix.of(prompts) if share_prefix else None,
     )  # fmt: skip
     bench = MethodBenchmark(models, items, make)
-    requests, chosen = range(len(prompts)), None
+    requests, chosen = list(range(len(prompts))), None
     if drawn_users is not None:
         chosen = set(random.Random(seed).sample(requests, min(drawn_users, len(requests))))
+    if batch_size > 1:
+        requests.sort(key=lambda request: len(prompts[request]))  # little padding
     bench.run(
         prompts, requests, run_beam_sizes, batch_size=batch_size, warmup=-(-3 // batch_size), done=done,
         keep=journal.keep, draws=draws, drawn=chosen,
@@ -119,7 +125,8 @@ def main(
     headline = (
         f"{dataset}, {len(samples)} test users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "
         f"gamma {gamma}, drafts rank by the softmax over the {ranked}, seeds of the drafts "
-        f"{', '.join(sorted({name.split()[1] for name in names}))}, {draws} draws, {machine}"
+        f"{', '.join(sorted({name.split()[1] for name in names}))}, {draws} draws"
+        f"{', what all prompts begin with read once' if share_prefix else ''}, {machine}"
     )
     exact = verdict([r for r in records if not bench.methods[r.method].draws], bench.exact)
     facts = dict(machine=machine, headline=headline, verdict=exact)
