@@ -200,6 +200,33 @@ class Trie:
             states.append(self.advance(states[-1], column))
         return torch.stack(states, -1)
 
+    def blocked(self, sequences: Tensor, rows: Tensor, n_rows: int) -> Tensor:
+        """The states (n_rows, n_states) that a request may not enter, so that it cannot be given some sequences.
+
+        sequences: (n, L) long, whole ones; what the trie does not hold counts for nothing. rows: (n,) long, whose they
+        are, of requests 0 … n_rows - 1. A prefix is blocked with the last of its continuations. Pass the result to
+        `beam_search` as `blocked`; what is found is then what a trie without these sequences gives.
+        Raises ValueError if sequences differ in length, since one may begin another.
+
+        >>> trie = Trie(torch.tensor([[5, 7], [5, 8], [6, 7]]))   # states 1 (5), 2 (6), 3 (5 7), 4 (5 8), 5 (6 7)
+        >>> trie.blocked(torch.tensor([[5, 8], [6, 7]]), torch.tensor([0, 1]), 2).nonzero().tolist()
+        [[0, 4], [1, 2], [1, 5]]
+        """
+        if self.shortest < self.length:
+            raise ValueError("blocked takes a trie whose sequences have one length")
+        n_states = self.dead + 1
+        blocked = torch.zeros(n_rows * n_states, dtype=torch.bool, device=self.tokens.device)
+        states = self.walk(sequences.to(blocked.device))[:, -1]
+        cells = (rows.to(blocked.device) * n_states + states)[states != self.dead].unique()
+        parents, n_children = self._sorted_keys() // self.vocabulary_size, self.first_child.diff()
+        while len(cells):
+            blocked[cells] = True
+            states = cells % n_states
+            above = (cells - states + parents[states - 1])[states > 0]
+            cells, counts = above.unique(return_counts=True)
+            cells = cells[counts == n_children[cells % n_states]]
+        return blocked.view(n_rows, n_states)
+
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file, whole or not at all."""
         path = Path(path)

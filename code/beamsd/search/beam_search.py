@@ -95,7 +95,7 @@ def _decoding(
         input_ids, attention_mask = arranged
     else:
         prefix = None
-    if program:
+    if program and plan.is_recordable:
         return program.decoding(target, draft, plan, input_ids, attention_mask, clock, prefix)
     read, read_draft = (reader_of(model, plan, input_ids.shape[1], prefix) for model in (target, draft))
     return SearchState(plan, input_ids, attention_mask, read, read_draft, clock=clock, prefix_tokens=len(prefix or ()))
@@ -118,7 +118,8 @@ def beam_search(
     target, draft: decoder-only models with the same tokenizer, in eval mode, on the device of the prompts.
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
     clock: sums the seconds of draft, target and verify. prefix: what prompts begin with, to be read once for all calls;
-    batches with a prompt that does not are read whole. program: a `Program`, for static shapes.
+    batches with a prompt that does not are read whole. program: a `Program`, for static shapes; `blocked`
+    goes without.
     settings: see `Settings`; `width` is required.
 
     Source: AtSpeed (ICLR 2025), Algorithms 1 and 2, with tree attention.

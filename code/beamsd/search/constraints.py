@@ -56,6 +56,7 @@ class TrieConstraint:
     trie: Trie
     never: tuple[int, ...] = ()
     constrained_softmax: bool = False  # log-probabilities among the legal tokens, not in the whole vocabulary
+    blocked: Tensor | None = None  # (B, n_states) bool, the states that are not legal for a row; see `Trie.blocked`
     invalid_score = -torch.inf
 
     def options(self, reading: TreeOutput, beams: Beams, width: int) -> TrieContinuations:
@@ -69,6 +70,9 @@ class TrieConstraint:
     def children(self, beams: Beams, width: int) -> TrieContinuations:
         """The continuations without scores: 0 where legal. At least `width` in all."""
         states = self.trie.children(beams.states, slots=-(-width // beams.states.shape[1]))  # (B, K, C)
+        if self.blocked is not None:
+            blocked = self.blocked.gather(1, states.flatten(1)).view_as(states)
+            states = states.masked_fill(blocked, self.trie.dead)
         illegal = states == self.trie.dead
         for token in self.never:
             illegal = illegal | (self.trie.tokens[states] == token)

@@ -51,6 +51,11 @@ class SearchPlan:
         )  # fmt: skip
 
     @property
+    def is_recordable(self) -> bool:
+        """Whether a program may be made of it, which holds nothing that belongs to the requests of one batch."""
+        return not isinstance(self.legal, TrieConstraint) or self.legal.blocked is None
+
+    @property
     def most_nodes(self) -> int:
         """How many nodes a round adds at most."""
         drafted = sum(width or 0 for width in self.widths)

@@ -39,6 +39,7 @@ class Settings:
     losses train; False, and "relaxed" always: over the whole vocabulary, as the target is ranked.
 
     trie: the legal sequences; None is any text. max_new_tokens: T; may be left out under a trie.
+    blocked: (B, n_states) bool, states of the trie that are not legal for one request of the batch; see `Trie.blocked`.
     eos_token_id: token or tokens that end a sequence. length_penalty: 0 leaves scores as sums of log-probabilities.
 
     verification: "strict" is the target's own beam search (AtSpeed, Algorithm 1); "relaxed" draws K beams a level, and
@@ -60,6 +61,7 @@ class Settings:
     nodes: int | None = None
     constrained_softmax: bool = True
     trie: Trie | None = None
+    blocked: Tensor | None = None
     max_new_tokens: int | None = None
     eos_token_id: int | Sequence[int] | None = None
     length_penalty: float = 0.0
@@ -177,8 +179,16 @@ class Settings:
 
     def _legal(self, trie: Trie | None, input_ids: Tensor) -> Constraint:
         processors = self.logits_processor
+        if self.blocked is not None:
+            shape = (len(input_ids), trie.dead + 1 if trie is not None else 0)
+            if trie is None or processors or self.blocked.shape != shape or self.blocked.dtype != torch.bool:
+                raise ValueError(
+                    f"blocked takes a trie, no logits processors, and a bool of shape {shape}, not "
+                    f"{self.blocked.dtype} {tuple(self.blocked.shape)}: make it with trie.blocked(…)"
+                )
         if trie is not None and not processors:
-            return TrieConstraint(trie)
+            blocked = self.blocked if self.blocked is None else self.blocked.to(input_ids.device)
+            return TrieConstraint(trie, blocked=blocked)
         if trie is not None:
             processors = constrained(processors, trie, input_ids.shape[1], self.width)
         return VocabularyConstraint(processors, input_ids, group=self.width, raw=self.raw)
