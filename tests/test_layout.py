@@ -30,7 +30,7 @@ ROOMS = {
     "genrec": ("runtime", "data", "evaluation", "reports", "raw", "identifiers"),
     "atspeed": (
         "processes", "prompts", "checkpoints", "tree_logits", "data", "training", "benchmark", "beamsd",
-        "beamsd4timing", "beamsd_replace", "gpu", "tools",
+        "beamsd4timing", "beamsd_replace", "recommend", "gpu", "tools",
     ),
     "specgr": (
         "configuration", "data", "networks", "decoding", "training", "evaluation", "process_data", "train", "run",

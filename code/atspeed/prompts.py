@@ -34,48 +34,48 @@ class EncodedSamples:
         return torch.cat([self.items, torch.full((len(self.items), 1), self.eos)], -1)
 
 
+class PromptEncoder:
+    """Turns histories of items into prompts, as token ids.
+
+    The items of a history are the ids of their identifiers' tokens, whatever the tokenizer would make of them as text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, cutoff: int):
+        """tokenizer: to it, the catalogue's tokens were added (`add_tokens`). cutoff: prompt, identifier and EOS fit
+        into so many tokens: where they would not, the oldest items of the history are left out.
+
+        Raises UserError if not even one item fits, or a token of the catalogue is also a part of the prompt's text.
+        """
+        rows = catalogue.token_ids(tokenizer).tolist()
+        self.identifiers = dict(zip(sorted(catalogue.identifiers), rows, strict=True))  # item -> its tokens' ids
+        self.before, self.between, self.after = _text(tokenizer, catalogue)
+        left = cutoff - len(self.before) - len(self.after) - catalogue.levels - 1
+        self.most = (left + len(self.between)) // (catalogue.levels + len(self.between))  # items of a history
+        if self.most < 1:
+            raise UserError(f"--cutoff {cutoff}: a prompt with one item does not fit; pass a larger one")
+
+    def encode(self, history: Sequence[int]) -> list[int]:
+        """history: at least one item, oldest first."""
+        items = [self.identifiers[item] for item in history[-self.most :]]
+        separators = [self.between] * (len(items) - 1) + [self.after]
+        return sum((item + text for item, text in zip(items, separators, strict=True)), self.before)
+
+
 def encode_samples(
     tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int
 ) -> EncodedSamples:
-    """Prompts and identifiers of `samples`. Raises UserError as `encode_prompts` does."""
-    identifiers = _identifiers(tokenizer, catalogue)
-    items = torch.tensor([identifiers[sample.labels[0]] for sample in samples])
-    return EncodedSamples(_prompts(tokenizer, catalogue, identifiers, samples, cutoff), items, tokenizer.eos_token_id)
+    """Prompts and identifiers of `samples`. Raises UserError as `PromptEncoder` does."""
+    encoder = PromptEncoder(tokenizer, catalogue, cutoff)
+    items = torch.tensor([encoder.identifiers[sample.labels[0]] for sample in samples])
+    return EncodedSamples([encoder.encode(sample.history) for sample in samples], items, tokenizer.eos_token_id)
 
 
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int
 ) -> list[list[int]]:
-    """Token ids of every sample's prompt. Prompt, identifier and EOS fit into `cutoff` tokens: where they would not,
-    the oldest items of the history are left out.
-
-    The items of a history are the ids of their identifiers' tokens, whatever the tokenizer would make of them as text.
-    tokenizer: to it, the catalogue's tokens were added (`add_tokens`).
-    Raises UserError if not even one item fits, or a token of the catalogue is also a part of the prompt's text.
-    """
-    return _prompts(tokenizer, catalogue, _identifiers(tokenizer, catalogue), samples, cutoff)
-
-
-def _identifiers(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> dict[int, list[int]]:
-    """item -> the token ids of its identifier."""
-    return dict(zip(sorted(catalogue.identifiers), catalogue.token_ids(tokenizer).tolist(), strict=True))
-
-
-def _prompts(
-    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, identifiers: dict[int, list[int]],
-    samples: Sequence[Sample], cutoff: int,
-) -> list[list[int]]:  # fmt: skip
-    before, between, after = _text(tokenizer, catalogue)
-    left = cutoff - len(before) - len(after) - catalogue.levels - 1
-    most = (left + len(between)) // (catalogue.levels + len(between))
-    if most < 1:
-        raise UserError(f"--cutoff {cutoff}: a prompt with one item does not fit; pass a larger one")
-    prompts = []
-    for sample in samples:
-        history = [identifiers[item] for item in sample.history[-most:]]
-        separators = [between] * (len(history) - 1) + [after]
-        prompts.append(sum((item + text for item, text in zip(history, separators, strict=True)), before))
-    return prompts
+    """Token ids of every sample's prompt. Raises UserError as `PromptEncoder` does."""
+    encoder = PromptEncoder(tokenizer, catalogue, cutoff)
+    return [encoder.encode(sample.history) for sample in samples]
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> tuple[list[int], list[int], list[int]]:

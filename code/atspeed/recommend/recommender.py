@@ -1,0 +1,248 @@
+"""Lists of items for histories of items, exactly as `generate` would give them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from atspeed.benchmark.methods import GAMMA
+from atspeed.checkpoints.checkpoint import CATALOGUE, DataSetting
+from atspeed.checkpoints.loading import check_same_vocabulary, load_model, load_tokenizer
+from atspeed.checkpoints.shapes import check_dtype
+from atspeed.prompts import PromptEncoder, left_pad
+from beamsd import Auto, Prefix, Trie
+from genrec.data.catalogue import Catalogue
+from genrec.data.item_numbers import read_raw_ids
+from genrec.runtime.artefacts import from_facts, read_facts
+from genrec.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Item = int | str  # its number, or its raw id where the recommender knows them
+SERVED = 16  # allow-lists whose tries are kept
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A list for one history, best first. It is shorter than asked for where too few items are left."""
+
+    items: list[Item]
+    scores: list[float]  # cumulative log-probabilities of their identifiers
+
+
+@dataclass(frozen=True)
+class ServedItems:
+    """The items that may be recommended, all or those of an allow-list."""
+
+    trie: Trie
+    items_of: Mapping[tuple[int, ...], list[int]]  # token ids of an identifier -> its items, in ascending order
+
+    @classmethod
+    def of(cls, items: Iterable[int], identifiers: Mapping[int, Sequence[int]], device: torch.device) -> ServedItems:
+        items_of: dict[tuple[int, ...], list[int]] = {}
+        for item in sorted(items):
+            items_of.setdefault(tuple(identifiers[item]), []).append(item)
+        return cls(Trie(torch.tensor(list(items_of))).to(device), items_of)
+
+
+class Recommender:
+    """A target, its catalogue and perhaps a draft, ready to recommend. Threads may share it.
+
+    >>> from atspeed import Recommender                                              # doctest: +SKIP
+    >>> recommender = Recommender.from_pretrained("output/toy/target")               # doctest: +SKIP
+    >>> recommender.recommend([[12, 7, 99], [3]], k=20)[0].items                     # doctest: +SKIP
+    """
+
+    def __init__(
+        self, target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue,
+        draft: PreTrainedModel | None = None, *, cutoff: int = 512, max_history: int = 20, batch_size: int = 32,
+        draft_width: int | None = None, gamma: int = GAMMA, raw_ids: Mapping[str, int] | None = None,
+    ):  # fmt: skip
+        """target, draft: on one device, in eval mode. tokenizer: has the catalogue's tokens. cutoff: tokens of prompt
+        and identifier. max_history: the last so many items of a history are read. batch_size: histories that are
+        decoded at once. draft_width: N; None is twice K. gamma: levels drafted a round. raw_ids: raw id -> item number;
+        where there are some, histories hold raw ids, and so do lists."""
+        self.target, self.draft, self.catalogue = target, draft, catalogue
+        self.max_history, self.batch_size, self.raw_ids = max_history, batch_size, raw_ids
+        self._names = None if raw_ids is None else {number: name for name, number in raw_ids.items()}
+        self._encoder = PromptEncoder(tokenizer, catalogue, cutoff)
+        self._prefix = Prefix(self._encoder.before) if self._encoder.before else None
+        self._auto = Auto(draft_width, gamma)
+        self._all = ServedItems.of(catalogue.identifiers, self._encoder.identifiers, target.device)
+        self._allowed: OrderedDict[frozenset[int], ServedItems] = OrderedDict()
+
+    @classmethod
+    def from_pretrained(
+        cls, target: str | Path, draft: str | Path | None = None, *, raw_ids: str | Path | None = None,
+        dtype: str = "float32", device: str | torch.device | None = None, batch_size: int = 32,
+        draft_width: int | None = None, gamma: int = GAMMA,
+    ) -> Recommender:  # fmt: skip
+        """Load what stage 1 and, for a draft, stage 3 have written. raw_ids: a Parquet or CSV file of columns raw_id
+        and item, such as the items.parquet of a data set. device: None is a GPU if there is one. The rest: see the
+        class.
+
+        Raises UserError for a folder that is not there, not finished, or a draft of another catalogue.
+        """
+        check_dtype(dtype)
+        catalogue, setting = open_served(target, "finetune_llama")
+        if draft is not None and open_served(draft, "train")[0].fingerprint != catalogue.fingerprint:
+            raise UserError(f"{draft}: was trained for another catalogue than that of {target}")
+        tokenizer = load_tokenizer(str(target))
+        if draft is not None:
+            check_same_vocabulary(str(draft), tokenizer, catalogue)
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        models = [path and load_model(str(path), dtype, device) for path in (target, draft)]
+        known = None if raw_ids is None else read_raw_ids(Path(raw_ids), catalogue)
+        return cls(
+            models[0], tokenizer, catalogue, models[1], cutoff=setting.cutoff, max_history=setting.max_history,
+            batch_size=batch_size, draft_width=draft_width, gamma=gamma, raw_ids=known,
+        )  # fmt: skip
+
+    def recommend(
+        self, histories: Sequence[Sequence[Item]], k: int = 20, *, exclude: Sequence[Collection[Item]] | None = None,
+        exclude_seen: bool = False, allow: Sequence[Collection[Item] | None] | None = None,
+        on_unknown: str = "error",
+    ) -> list[Recommendation]:  # fmt: skip
+        """The k best items for each history: those of the target's beam search with k beams over what may be served.
+
+        histories: items, oldest first. exclude: items that are not to stand in a list, one collection a history.
+        exclude_seen: nor those of the history itself. allow: for each history the only items that may stand in its
+        list, such as those of a shop; None: any. on_unknown: "error" names items that the catalogue lacks, "skip"
+        leaves them out.
+
+        Raises UserError, which names the history, for unknown items, for a history without a known one, and for k or
+        lists that do not fit.
+        """
+        requests = self._read(histories, k, exclude, exclude_seen, allow, on_unknown)
+        found: list[Recommendation | None] = [None] * len(requests)
+        by_allowed: dict[frozenset[int] | None, list[int]] = {}
+        for number, request in enumerate(requests):
+            by_allowed.setdefault(request.allowed, []).append(number)
+        for allowed, numbers in by_allowed.items():
+            served = self._served(allowed)
+            numbers.sort(key=lambda number: len(requests[number].prompt), reverse=True)  # little padding
+            for start in range(0, len(numbers), self.batch_size):
+                batch = numbers[start : start + self.batch_size]
+                lists = self._decode(served, [requests[number] for number in batch], k)
+                for number, each in zip(batch, lists, strict=True):
+                    found[number] = each
+        return [each for each in found if each is not None]
+
+    def report(self) -> str:
+        """Who drafts, and why: a Markdown table for each kind of batch."""
+        return self._auto.report()
+
+    def _read(
+        self, histories: Sequence[Sequence[Item]], k: int, exclude: Sequence[Collection[Item]] | None,
+        exclude_seen: bool, allow: Sequence[Collection[Item] | None] | None, on_unknown: str,
+    ) -> list[Request]:  # fmt: skip
+        most = len(self._all.items_of)
+        if not 1 <= k <= most:
+            raise UserError(f"k {k}: must be from 1 to {most}, the identifiers that there are to recommend")
+        if on_unknown not in ("error", "skip"):
+            raise UserError(f"on_unknown {on_unknown!r}: choose 'error' or 'skip'")
+        for name, given in (("exclude", exclude), ("allow", allow)):
+            if given is not None and len(given) != len(histories):
+                raise UserError(
+                    f"{name}: give one collection for each of the {len(histories)} histories, not {len(given)}"
+                )
+        return [
+            self._request(number, history, exclude[number] if exclude else (), exclude_seen,
+                          allow[number] if allow else None, on_unknown)
+            for number, history in enumerate(histories)
+        ]  # fmt: skip
+
+    def _request(
+        self, number: int, history: Sequence[Item], exclude: Collection[Item], exclude_seen: bool,
+        allow: Collection[Item] | None, on_unknown: str,
+    ) -> Request:  # fmt: skip
+        items = self._numbers(number, history, on_unknown)
+        if not items:
+            raise UserError(f"history {number}: holds no item of the catalogue")
+        excluded = set(self._numbers(number, exclude, on_unknown)) | (set(items) if exclude_seen else set())
+        allowed = None if allow is None else frozenset(self._numbers(number, allow, on_unknown))
+        if allowed is not None and not allowed:
+            raise UserError(f"history {number}: its allow-list holds no item of the catalogue")
+        return Request(self._encoder.encode(items[-self.max_history :]), excluded, allowed)
+
+    def _numbers(self, number: int, items: Iterable[Item], on_unknown: str) -> list[int]:
+        known, found = self.catalogue.identifiers, []
+        for item in items:
+            one = item if self.raw_ids is None else self.raw_ids.get(str(item), -1)
+            if isinstance(one, int) and one in known:
+                found.append(one)
+            elif on_unknown == "error":
+                raise UserError(
+                    f"history {number}: item {item!r} is not in the catalogue"
+                    + (", which has item numbers" if self.raw_ids is None and not isinstance(item, int) else "")
+                    + "; leave it out, or pass on_unknown='skip'"
+                )
+        return found
+
+    def _served(self, allowed: frozenset[int] | None) -> ServedItems:
+        if allowed is None:
+            return self._all
+        served = self._allowed.pop(allowed, None)
+        if served is None:
+            served = ServedItems.of(allowed, self._encoder.identifiers, self.target.device)
+        self._allowed[allowed] = served
+        while len(self._allowed) > SERVED:
+            self._allowed.popitem(last=False)
+        return served
+
+    def _decode(self, served: ServedItems, requests: Sequence[Request], k: int) -> list[Recommendation]:
+        ids, mask = (tensor.to(self.target.device) for tensor in left_pad([request.prompt for request in requests]))
+        result = self._auto.beam_search(
+            self.target, ids, mask, draft=self.draft, prefix=self._prefix, trie=served.trie, width=k,
+            blocked=self._blocked(served, requests),
+        )  # fmt: skip
+        lists = zip(requests, result.sequences.tolist(), result.scores.tolist(), result.found.tolist(), strict=True)
+        return [self._named(served, request, paths[:n], scores) for request, paths, scores, n in lists]
+
+    def _blocked(self, served: ServedItems, requests: Sequence[Request]) -> Tensor | None:
+        """What no request may be given, of the identifiers all of whose items it excludes."""
+        sequences, rows = [], []
+        for row, request in enumerate(requests):
+            paths = {tuple(self._encoder.identifiers[item]) for item in request.excluded}
+            for path in sorted(paths & served.items_of.keys()):
+                if request.excluded.issuperset(served.items_of[path]):
+                    sequences.append(path)
+                    rows.append(row)
+        if not sequences:
+            return None
+        return served.trie.blocked(torch.tensor(sequences), torch.tensor(rows), len(requests))
+
+    def _named(
+        self, served: ServedItems, request: Request, paths: Sequence[Sequence[int]], scores: Sequence[float]
+    ) -> Recommendation:
+        """Items that share an identifier stand in ascending order, each with its score; at most k of all."""
+        ranked = [
+            (item, score)
+            for path, score in zip(paths, scores, strict=False)
+            for item in served.items_of[tuple(path)] if item not in request.excluded
+        ][: len(scores)]  # fmt: skip
+        names = [item if self._names is None else self._names[item] for item, _ in ranked]
+        return Recommendation(names, [score for _, score in ranked])
+
+
+@dataclass(frozen=True)
+class Request:
+    """One history, read."""
+
+    prompt: list[int]
+    excluded: set[int]
+    allowed: frozenset[int] | None
+
+
+def open_served(path: str | Path, stage: str) -> tuple[Catalogue, DataSetting]:
+    """The catalogue that a model was trained for, and its limits. Raises UserError if it is not there or unfinished."""
+    facts = read_facts(Path(path), stage, stage)
+    return Catalogue.load(Path(path) / CATALOGUE), from_facts(str(path), facts, "setting", DataSetting)
