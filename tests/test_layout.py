@@ -18,7 +18,7 @@ MAY_IMPORT = {
     },
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
-        "numpy", "pandas", "matplotlib", "duckdb", "huggingface_hub",  # which comes with transformers
+        "numpy", "pandas", "pyarrow", "matplotlib", "duckdb", "huggingface_hub",  # which comes with transformers
     },
     "specgr": {
         "genrec", "beamsd", "torch", "transformers", "accelerate", "safetensors", "datasets", "numpy", "pandas", "yaml",

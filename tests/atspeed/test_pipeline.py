@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from atspeed import Recommender
 from conftest import ROOT, STAGES, environment, program, script, succeed
 from genrec.data.catalogue import Catalogue
 from genrec.data.toy import make_toy
@@ -239,6 +240,50 @@ def recommended(folder):
     (lists,) = folder.rglob("recommendations.jsonl")
     lines = lists.read_text().splitlines()
     return {line["user"]: line["items"] for line in map(json.loads, lines)}
+
+
+def lists_of(folder):
+    """User -> items, of all shards in order."""
+    tables = [pd.read_parquet(path) for path in sorted(folder.glob("shard-*.parquet"))]
+    rows = pd.concat(tables)
+    assert rows["user"].is_unique
+    return {user: list(items) for user, items in zip(rows["user"], rows["items"], strict=True)}
+
+
+def test_every_user_of_a_file_gets_the_list_of_the_recommender(world, tmp_path):
+    folder, _ = world
+    users = {f"u{i}": [i % 50, (7 * i) % 50, (3 * i + 1) % 50] for i in range(23)}
+    source = tmp_path / "users.jsonl"
+    source.write_text("".join(json.dumps({"user": u, "history": h}) + "\n" for u, h in users.items()))
+    draft = str(folder / "output/toy/draft-AtSpeedSModel")
+    variables = {"INPUT": str(source), "K": "5", "DECODE_BATCH_SIZE": "4"}
+    output = succeed("recommend", folder, "--shard_size", "8", **variables, OUTPUT=str(tmp_path / "lists"))
+    assert "23 users, 5 items each, 3 files" in output
+    recommender = Recommender.from_pretrained(folder / "output/toy/target", draft)
+    found = lists_of(tmp_path / "lists")
+    expected = [each.items for each in recommender.recommend(list(users.values()), k=5)]
+    assert list(found) == list(users)
+    assert list(found.values()) == expected
+    # Cut off after its first shard, with a half-written one and a claim that nobody holds.
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "lists", cut)
+    for name in ("facts.json", "shard-00001-of-00003.parquet", "shard-00002-of-00003.parquet"):
+        (cut / name).unlink()
+    (cut / ".shard-00001-of-00003.parquet.claim").touch()
+    before = (cut / "shard-00000-of-00003.parquet").stat().st_mtime_ns
+    two = {"DRAFT_MODEL": "", "NUM_PROCESSES": "2"}
+    assert "resumed" in succeed("recommend", folder, "--shard_size", "8", **variables, **two, OUTPUT=str(cut))
+    assert (cut / "shard-00000-of-00003.parquet").stat().st_mtime_ns == before
+    assert lists_of(cut) == found
+    assert "done already" in succeed("recommend", folder, "--shard_size", "8", **variables, OUTPUT=str(cut))
+    output, code = script("recommend", folder, "--shard_size", "8", **(variables | {"K": "4"}), OUTPUT=str(cut))
+    assert (code, "--overwrite" in output) == (2, True)
+    source.write_text(source.read_text() + '{"user": "late", "history": [99999]}\n')
+    output, code = script("recommend", folder, **variables, OUTPUT=str(tmp_path / "new"))
+    assert (code, "user 'late' (row 24): item 99999 is not in the catalogue" in output) == (2, True)
+    assert not (tmp_path / "new").exists(), "before any work"
+    succeed("recommend", folder, **variables, ON_UNKNOWN="skip", OUTPUT=str(tmp_path / "new"))
+    assert lists_of(tmp_path / "new") == found | {"late": []}
 
 
 def test_a_sweep_is_one_command(world):

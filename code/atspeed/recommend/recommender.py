@@ -136,6 +136,10 @@ class Recommender:
                     found[number] = each
         return [each for each in found if each is not None]
 
+    def knows(self, history: Sequence[Item]) -> bool:
+        """Whether some item of it is in the catalogue."""
+        return bool(self._numbers(0, history, "skip"))
+
     def report(self) -> str:
         """Who drafts, and why: a Markdown table for each kind of batch."""
         return self._auto.report()
