@@ -12,6 +12,7 @@ from pathlib import Path
 from atspeed.checkpoints.checkpoint import DataSetting, save_checkpoint, whole_weights
 from atspeed.checkpoints.model_files import check_model_path
 from atspeed.checkpoints.shapes import check_dtype
+from atspeed.template import LC_REC, PromptTemplate
 from atspeed.training.objectives import make_objective
 from atspeed.training.precision import check_mixed_precision, check_precision, check_quantised
 from atspeed.training.schedule import Schedule
@@ -42,6 +43,9 @@ def main(
     max_users: int | None = None,
     max_history: int = 20,
     cutoff: int = 512,
+    prompt_template: str | None = None,
+    item_separator: str = LC_REC.separator,
+    chat_template: bool = False,
     epochs: int = 20,
     batch_size: int = 256,
     micro_batch_size: int = 16,
@@ -58,6 +62,8 @@ def main(
     arguments = {k: v for k, v in locals().items() if k not in FREE}
     output, weights = Path(output_dir), check_dtype(dtype)
     check_precision(mixed_precision)
+    prompt = PromptTemplate.read(prompt_template, item_separator, chat_template)
+    arguments["prompt_template"] = prompt.text
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
         gradient_checkpointing, save_steps=save_steps,
@@ -92,7 +98,7 @@ def main(
     schedule = replace(schedule, mixed_precision=precision)
     tokenizer = teach_tokenizer(base_model, data.catalogue)
     check_positions(base_model, cutoff, "pass one")
-    train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff) for samples in (train, valid))
+    train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff, prompt) for samples in (train, valid))
     set_seed(seed)
     model = load_model(base_model, weights, training_device(), quantised)
     item_tokens = add_item_tokens(model, tokenizer, data.catalogue)
@@ -114,7 +120,9 @@ def main(
             base = load_model(base_model, weights)
             add_item_tokens(base, tokenizer, data.catalogue)
             model, trained = merge_lora(model, trained, base), None
-        facts = make_facts(STAGE, arguments, setting=asdict(DataSetting.of(data, max_history, cutoff)), results=results)
+        facts = make_facts(
+            STAGE, arguments, setting=asdict(DataSetting.of(data, max_history, cutoff, prompt)), results=results
+        )
         save_checkpoint(output, model, tokenizer, data, facts, trained)
         clear(work)
         print(f"{output}: eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")

@@ -74,7 +74,9 @@ def main(
     trie = Trie(data.catalogue.token_ids(tokenizer)).to(state.device)
 
     def encode_rows(samples: list[Sample], rows: range) -> "EncodedSamples":
-        return encode_samples(tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff)
+        return encode_samples(
+            tokenizer, data.catalogue, [samples[i] for i in rows], target.setting.cutoff, target.setting.prompt
+        )
 
     left = []
     for (split, folder), plan, samples in zip(folders.items(), plans, asked, strict=True):

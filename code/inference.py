@@ -84,7 +84,7 @@ def main(
         return
     state, (journal, done) = this_process(), opened
     tokenizer = load_tokenizer(target_model)
-    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
+    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff, checkpoint.setting.prompt)
     models = [path and load_model(path, weights, state.device) for path in (target_model, draft_model)]
     items = served.token_ids(tokenizer).to(state.device)
     bench = MethodBenchmark(models, items, partial(make_methods, items=items, draft_width=draft_beam_size, gamma=gamma))

@@ -168,7 +168,11 @@ def _samples(tokenizer, data, target, teacher: TeacherData, width: int) -> "Samp
     from atspeed.prompts import encode_samples
 
     encoded = encode_samples(
-        tokenizer, data.catalogue, teacher.plan.samples(data, target.setting), target.setting.cutoff
+        tokenizer,
+        data.catalogue,
+        teacher.plan.samples(data, target.setting),
+        target.setting.cutoff,
+        target.setting.prompt,
     )
     return Samples(encoded.prompts, encoded.responses, teacher, width)
 

@@ -19,6 +19,9 @@ LEARNING_RATE=${LEARNING_RATE:-1e-4}
 WARMUP_STEPS=${WARMUP_STEPS:-100}
 SUBSEQ=${SUBSEQ:-false}                      # true: every prefix of a history is a sample
 HISTORY_LOSS=${HISTORY_LOSS:-false}          # true: the items of the history are learnt too, in the same forward
+PROMPT_TEMPLATE=${PROMPT_TEMPLATE:-}         # text file with {history}; empty: LC-Rec's prompt. Later stages read it with the target
+ITEM_SEPARATOR=${ITEM_SEPARATOR:-, }         # between two items of a history
+CHAT_TEMPLATE=${CHAT_TEMPLATE:-false}        # true: the prompt is what the user says in the tokenizer's chat template
 DTYPE=${DTYPE:-float32}                      # of the weights
 MIXED_PRECISION=${MIXED_PRECISION:-}         # bf16, fp16 or no; empty: bf16 on a GPU that has it
 LOAD_IN_8BIT=${LOAD_IN_8BIT:-false}          # true: LoRA on a base of 8 bits, with bitsandbytes on a GPU
@@ -34,6 +37,7 @@ launch finetune_llama \
     --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
     --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --subseq "$SUBSEQ" --history_loss "$HISTORY_LOSS" \
+    --prompt_template "$PROMPT_TEMPLATE" --item_separator "$ITEM_SEPARATOR" --chat_template "$CHAT_TEMPLATE" \
     --dtype "$DTYPE" --mixed_precision "$MIXED_PRECISION" --load_in_8bit "$LOAD_IN_8BIT" \
     --load_in_4bit "$LOAD_IN_4BIT" --gradient_checkpointing "$GRADIENT_CHECKPOINTING" --save_steps "$SAVE_STEPS" \
     --seed "$SEED" --report_to "$REPORT_TO" "$@"

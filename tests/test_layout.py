@@ -29,7 +29,7 @@ ROOMS = {
     "beamsd": ("compat", "trie", "tree", "models", "search", "speed", "generation"),
     "genrec": ("runtime", "data", "evaluation", "reports", "raw", "identifiers"),
     "atspeed": (
-        "processes", "prompts", "checkpoints", "tree_logits", "data", "training", "benchmark", "beamsd",
+        "processes", "template", "prompts", "checkpoints", "tree_logits", "data", "training", "benchmark", "beamsd",
         "beamsd4timing", "beamsd_replace", "recommend", "gpu", "tools",
     ),
     "specgr": (

@@ -1,4 +1,6 @@
-"""The prompt of LC-Rec, as AtSpeed uses it: one string, no trailing space, followed by the identifier and EOS."""
+"""Prompts as token ids: the text of a template around the identifiers of a history, followed by identifier and EOS."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,17 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from atspeed.template import LC_REC, PromptTemplate
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Sample
 from genrec.runtime.errors import UserError
-
-PROMPT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n"
-    "The user has interacted with items {items} in chronological order. "
-    "Can you predict the next possible item that the user may expect?\n\n"
-    "### Response:"
-)
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,9 @@ class PromptEncoder:
     The items of a history are the ids of their identifiers' tokens, whatever the tokenizer would make of them as text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, cutoff: int):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, cutoff: int, template: PromptTemplate = LC_REC
+    ):
         """tokenizer: to it, the catalogue's tokens were added (`add_tokens`). cutoff: prompt, identifier and EOS fit
         into so many tokens: where they would not, the oldest items of the history are left out.
 
@@ -48,7 +45,7 @@ class PromptEncoder:
         """
         rows = catalogue.token_ids(tokenizer).tolist()
         self.identifiers = dict(zip(sorted(catalogue.identifiers), rows, strict=True))  # item -> its tokens' ids
-        self.before, self.between, self.after = _text(tokenizer, catalogue)
+        self.before, self.between, self.after = _text(tokenizer, catalogue, template)
         left = cutoff - len(self.before) - len(self.after) - catalogue.levels - 1
         self.most = (left + len(self.between)) // (catalogue.levels + len(self.between))  # items of a history
         if self.most < 1:
@@ -62,29 +59,33 @@ class PromptEncoder:
 
 
 def encode_samples(
-    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int
-) -> EncodedSamples:
+    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int,
+    template: PromptTemplate = LC_REC,
+) -> EncodedSamples:  # fmt: skip
     """Prompts and identifiers of `samples`. Raises UserError as `PromptEncoder` does."""
-    encoder = PromptEncoder(tokenizer, catalogue, cutoff)
+    encoder = PromptEncoder(tokenizer, catalogue, cutoff, template)
     items = torch.tensor([encoder.identifiers[sample.labels[0]] for sample in samples])
     return EncodedSamples([encoder.encode(sample.history) for sample in samples], items, tokenizer.eos_token_id)
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int
-) -> list[list[int]]:
+    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, samples: Sequence[Sample], cutoff: int,
+    template: PromptTemplate = LC_REC,
+) -> list[list[int]]:  # fmt: skip
     """Token ids of every sample's prompt. Raises UserError as `PromptEncoder` does."""
-    encoder = PromptEncoder(tokenizer, catalogue, cutoff)
+    encoder = PromptEncoder(tokenizer, catalogue, cutoff, template)
     return [encoder.encode(sample.history) for sample in samples]
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> tuple[list[int], list[int], list[int]]:
+def _text(
+    tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, template: PromptTemplate
+) -> tuple[list[int], list[int], list[int]]:
     """The prompt's text as token ids: up to the items, between two of them, and behind them.
 
     It is read with one token in the place of each item, so that spaces beside items are what they are in a whole text.
     """
     token = catalogue.tokens[0]
-    ids = tokenizer(PROMPT.format(items=f"{token}, {token}"))["input_ids"]
+    ids = template.fill(tokenizer, f"{token}{template.separator}{token}")
     of_items = set(tokenizer.convert_tokens_to_ids(catalogue.tokens))
     places = [place for place, one in enumerate(ids) if one in of_items]
     known = tokenizer.convert_ids_to_tokens([ids[place] for place in places])
@@ -96,7 +97,9 @@ def _text(tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> tuple[lis
         raise UserError(f"the tokenizer does not read identifier token {token!r} as one; give it another name")
     first, second = places
     after = ids[second + 1 :]
-    if after[-1] == tokenizer.eos_token_id:  # some end every text so; here the response is yet to come
+    if (
+        after and after[-1] == tokenizer.eos_token_id and not template.chat
+    ):  # some end every text so; here the response is yet to come
         del after[-1]
     return ids[:first], ids[first + 1 : second], after
 

@@ -1,6 +1,7 @@
 """Prompts with real SentencePiece and byte-level BPE tokenizers."""
 
 import random
+from copy import deepcopy
 
 import pytest
 from tokenizers import ByteLevelBPETokenizer
@@ -8,7 +9,8 @@ from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from atspeed.checkpoints.loading import init_model, teach_tokenizer, write_tokenizer
 from atspeed.checkpoints.shapes import SHAPES
-from atspeed.prompts import PROMPT, encode_prompts, encode_samples, left_pad
+from atspeed.prompts import encode_prompts, encode_samples, left_pad
+from atspeed.template import PROMPT, PromptTemplate
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Sample
 from genrec.runtime.errors import UserError
@@ -39,7 +41,7 @@ def base(request, tmp_path):
     settings = TOKENIZERS[request.param]
     if settings is None:
         bpe = ByteLevelBPETokenizer()
-        bpe.train_from_iterator([PROMPT.format(items="10, 346, 718")], vocab_size=400, show_progress=False)
+        bpe.train_from_iterator([PROMPT.format(history="10, 346, 718")], vocab_size=400, show_progress=False)
         PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>").save_pretrained(tmp_path)
     else:
         write_tokenizer(tmp_path)
@@ -63,7 +65,7 @@ def test_a_prompt_is_what_the_tokenizer_makes_of_its_text(any_tokenizer, form):
     catalogue = Catalogue({i: tuple(form.format("abcd"[d], i // 2**d % 4) for d in range(4)) for i in range(32)})
     any_tokenizer.add_tokens(catalogue.tokens)
     samples = [Sample(0, tuple(range(n, n + n)), (0,)) for n in (1, 2, 9)]
-    text = [PROMPT.format(items=", ".join("".join(catalogue.identifiers[i]) for i in s.history)) for s in samples]
+    text = [PROMPT.format(history=", ".join("".join(catalogue.identifiers[i]) for i in s.history)) for s in samples]
     whole = [ids[:-1] if ids[-1] == any_tokenizer.eos_token_id else ids for ids in any_tokenizer(text)["input_ids"]]
     assert encode_prompts(any_tokenizer, catalogue, samples, 512) == whole
 
@@ -106,10 +108,10 @@ def test_an_identifier_token_that_the_prompt_itself_holds_is_refused(any_tokeniz
 def test_the_prompt_is_the_papers_and_the_response_is_identifier_and_eos(tokenizer):
     encoded = encode_samples(tokenizer, CATALOGUE, [Sample(0, (5, 2), (7,)), Sample(1, (1,), (0, 3))], 512)
     (first, _), responses = encoded.prompts, encoded.responses
-    assert tokenizer.decode(first, skip_special_tokens=True) == PROMPT.format(items="<a_1><b_1>, <a_0><b_2>")
+    assert tokenizer.decode(first, skip_special_tokens=True) == PROMPT.format(history="<a_1><b_1>, <a_0><b_2>")
     assert first[0] == tokenizer.bos_token_id
     assert [tokenizer.decode(r) for r in responses] == ["<a_1><b_3></s>", "<a_0><b_0></s>"]
-    joined = tokenizer(PROMPT.format(items="<a_1><b_1>, <a_0><b_2>") + "<a_1><b_3>")["input_ids"]
+    joined = tokenizer(PROMPT.format(history="<a_1><b_1>, <a_0><b_2>") + "<a_1><b_3>")["input_ids"]
     assert joined == first + responses[0, :-1].tolist(), "prompt and response are tokenised as one text would be"
 
 
@@ -122,7 +124,7 @@ def test_a_long_history_loses_its_oldest_items(tokenizer):
     start = next(i for i in range(16) if f"items <a_{i // 4}><b_{i % 4}>," in text)
     assert start > 0
     kept = ", ".join("".join(CATALOGUE.identifiers[i]) for i in range(start, 16))
-    assert text == PROMPT.format(items=kept)
+    assert text == PROMPT.format(history=kept)
     with pytest.raises(UserError, match="--cutoff 30"):
         encode_samples(tokenizer, CATALOGUE, [long], 30)
 
@@ -131,3 +133,47 @@ def test_left_pad():
     ids, mask = left_pad([[7], [5, 6, 7]])
     assert ids.tolist() == [[0, 0, 7], [5, 6, 7]]
     assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TEMPLATES = {
+    "own words": PromptTemplate("Bought so far: {history}\nNext: ", "; "),
+    "quoted": PromptTemplate('Can you predict the next item after "{history}"?', '", "'),
+    "history last": PromptTemplate("{history}", " "),
+    "braces": PromptTemplate('{"history": [{history}]} {items}', ", "),
+    "chat": PromptTemplate("The user has bought {history}. What is next?", ", ", chat=True),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_prompt_of_ones_own_is_what_the_tokenizer_makes_of_the_whole_text(tokenizer, name):
+    template, chosen = TEMPLATES[name], deepcopy(tokenizer)
+    chosen.chat_template = CHAT
+    for history in ((3,), (3, 7, 3), tuple(range(12))):
+        items = ["".join(CATALOGUE.identifiers[item]) for item in history]
+        text = template.text.replace("{history}", template.separator.join(items))
+        if template.chat:
+            text = f"<|user|>{text}<|end|><|assistant|>"
+        expected = chosen(text, add_special_tokens=not template.chat)["input_ids"]
+        (prompt,) = encode_prompts(chosen, CATALOGUE, [Sample(0, history, ())], 512, template)
+        assert prompt == expected
+
+
+def test_a_template_is_read_from_a_file_and_refused_by_name(tokenizer, tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text("Bought: {history}\nNext:\n")
+    assert PromptTemplate.read(str(path), "; ") == PromptTemplate("Bought: {history}\nNext:", "; ")
+    assert PromptTemplate.read(None).text == PROMPT
+    for text, times in (("nothing", 0), ("{history} and {history}", 2)):
+        path.write_text(text)
+        with pytest.raises(
+            UserError, match=rf"--prompt_template {path}: a prompt needs {{history}} once.*{times} times"
+        ):
+            PromptTemplate.read(str(path))
+    with pytest.raises(UserError, match=r"--prompt_template .*nowhere"):
+        PromptTemplate.read(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="the tokenizer has no chat template"):
+        encode_prompts(tokenizer, CATALOGUE, [Sample(0, (3,), ())], 512, TEMPLATES["chat"])

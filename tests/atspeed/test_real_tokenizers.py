@@ -17,7 +17,8 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, GPT2Tokenizer, LlamaConfig, Qwen3Config, Qwen3ForCausalLM
 
 from atspeed.checkpoints.loading import teach_tokenizer
-from atspeed.prompts import PROMPT, encode_prompts
+from atspeed.prompts import encode_prompts
+from atspeed.template import PROMPT
 from conftest import STAGES, succeed
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Sample
@@ -71,7 +72,7 @@ def test_histories_come_back_as_the_ids_of_their_items_also_from_a_saved_tokeniz
             assert [token for token in prompt if token in known] == expected, form
         if number < 2:  # nothing else is read in the text of tokens that stand for themselves
             texts = [
-                PROMPT.format(items=", ".join("".join(catalogue.identifiers[i]) for i in s.history)) for s in samples
+                PROMPT.format(history=", ".join("".join(catalogue.identifiers[i]) for i in s.history)) for s in samples
             ]
             assert tokenizer(texts)["input_ids"] == prompts, form
         tokenizer.save_pretrained(tmp_path / "saved")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed.benchmark.report import items_of_beams
 from atspeed.prompts import encode_prompts, left_pad
+from atspeed.template import LC_REC, PromptTemplate
 from beamsd import Prefix, Trie, beam_search
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Dataset, Sample
@@ -38,11 +39,11 @@ class Generative:
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, cutoff: int,
-        batch_size: int,
+        batch_size: int, template: PromptTemplate = LC_REC,
     ):  # fmt: skip
         """cutoff: tokens of prompt, identifier and EOS, as in training. batch_size: prompts decoded at once."""
         self.model, self.tokenizer, self.catalogue = model, tokenizer, catalogue
-        self.cutoff, self.batch_size = cutoff, batch_size
+        self.cutoff, self.batch_size, self.template = cutoff, batch_size, template
         self.trie = Trie(catalogue.token_ids(tokenizer)).to(model.device)
         self.tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
 
@@ -56,7 +57,7 @@ class Generative:
         turns on them, and after any interruption, so a list does not depend on either.
         """
         samples = [Sample(user=row, history=tuple(history), labels=()) for row, history in enumerate(histories)]
-        prompts = encode_prompts(self.tokenizer, self.catalogue, samples, self.cutoff)
+        prompts = encode_prompts(self.tokenizer, self.catalogue, samples, self.cutoff, self.template)
         prefix = Prefix.of(prompts)
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # little padding
         batches = [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from atspeed.checkpoints.model_files import check_model_folder
+from atspeed.template import LC_REC, PromptTemplate
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Dataset
 from genrec.runtime.artefacts import fingerprint, from_facts, read_facts, write_facts
@@ -32,10 +33,19 @@ class DataSetting:
     splits: str  # fingerprint
     max_history: int
     cutoff: int  # tokens of prompt, identifier and EOS
+    # The prompt, see `PromptTemplate`; targets that do not say have that of LC-Rec.
+    template: str = LC_REC.text
+    separator: str = LC_REC.separator
+    chat: bool = LC_REC.chat
 
     @classmethod
-    def of(cls, dataset: Dataset, max_history: int, cutoff: int) -> DataSetting:
-        return cls(dataset.name, dataset.catalogue.fingerprint, dataset.splits.fingerprint, max_history, cutoff)
+    def of(cls, dataset: Dataset, max_history: int, cutoff: int, prompt: PromptTemplate = LC_REC) -> DataSetting:
+        fingerprints = dataset.catalogue.fingerprint, dataset.splits.fingerprint
+        return cls(dataset.name, *fingerprints, max_history, cutoff, prompt.text, prompt.separator, prompt.chat)
+
+    @property
+    def prompt(self) -> PromptTemplate:
+        return PromptTemplate(self.template, self.separator, self.chat)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from atspeed.checkpoints.model_files import no_model
 from atspeed.checkpoints.shapes import Shape, check_shape
-from atspeed.prompts import PROMPT
+from atspeed.template import PROMPT
 from genrec.data.catalogue import Catalogue
 from genrec.runtime.artefacts import make_facts, write_facts
 from genrec.runtime.errors import UserError
@@ -203,7 +203,7 @@ def write_tokenizer(folder: Path) -> None:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([PROMPT.format(items=", ")]), model_writer=model, model_type="bpe",
+        sentence_iterator=iter([PROMPT.replace("{history}", ", ")]), model_writer=model, model_type="bpe",
         vocab_size=512, hard_vocab_limit=False, byte_fallback=True, character_coverage=1.0,
         unk_id=0, bos_id=1, eos_id=2, pad_id=-1, normalization_rule_name="identity",
         remove_extra_whitespaces=False, minloglevel=2,

@@ -15,6 +15,7 @@ from atspeed.checkpoints.checkpoint import CATALOGUE, DataSetting
 from atspeed.checkpoints.loading import check_same_vocabulary, load_model, load_tokenizer
 from atspeed.checkpoints.shapes import check_dtype
 from atspeed.prompts import PromptEncoder, left_pad
+from atspeed.template import LC_REC, PromptTemplate
 from beamsd import Auto, Prefix, Trie
 from genrec.data.catalogue import Catalogue
 from genrec.data.item_numbers import read_raw_ids
@@ -62,17 +63,19 @@ class Recommender:
 
     def __init__(
         self, target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue,
-        draft: PreTrainedModel | None = None, *, cutoff: int = 512, max_history: int = 20, batch_size: int = 32,
+        draft: PreTrainedModel | None = None, *, cutoff: int = 512, template: PromptTemplate = LC_REC,
+        max_history: int = 20, batch_size: int = 32,
         draft_width: int | None = None, gamma: int = GAMMA, raw_ids: Mapping[str, int] | None = None,
     ):  # fmt: skip
         """target, draft: on one device, in eval mode. tokenizer: has the catalogue's tokens. cutoff: tokens of prompt
-        and identifier. max_history: the last so many items of a history are read. batch_size: histories that are
-        decoded at once. draft_width: N; None is twice K. gamma: levels drafted a round. raw_ids: raw id -> item number;
-        where there are some, histories hold raw ids, and so do lists."""
+        and identifier. template: of the prompt that the target was trained on. max_history: the last so many items of a
+        history are read. batch_size: histories that are decoded at once. draft_width: N; None is twice K. gamma: levels
+        drafted a round. raw_ids: raw id -> item number; where there are some, histories hold raw ids, and so do
+        lists."""
         self.target, self.draft, self.catalogue = target, draft, catalogue
         self.max_history, self.batch_size, self.raw_ids = max_history, batch_size, raw_ids
         self._names = None if raw_ids is None else {number: name for name, number in raw_ids.items()}
-        self._encoder = PromptEncoder(tokenizer, catalogue, cutoff)
+        self._encoder = PromptEncoder(tokenizer, catalogue, cutoff, template)
         self._prefix = Prefix(self._encoder.before) if self._encoder.before else None
         self._auto = Auto(draft_width, gamma)
         self._all = ServedItems.of(catalogue.identifiers, self._encoder.identifiers, target.device)
@@ -102,7 +105,8 @@ class Recommender:
         models = [path and load_model(str(path), dtype, device) for path in (target, draft)]
         known = None if raw_ids is None else read_raw_ids(Path(raw_ids), catalogue)
         return cls(
-            models[0], tokenizer, catalogue, models[1], cutoff=setting.cutoff, max_history=setting.max_history,
+            models[0], tokenizer, catalogue, models[1], cutoff=setting.cutoff, template=setting.prompt,
+            max_history=setting.max_history,
             batch_size=batch_size, draft_width=draft_width, gamma=gamma, raw_ids=known,
         )  # fmt: skip
 

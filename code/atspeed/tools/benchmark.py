@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from atspeed.benchmark.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GAMMA, GENERATE, check_fit, make_methods
 from atspeed.benchmark.released_beamsd import ReleasedBeamSD, check_beamsd
 from atspeed.benchmark.report import results_name, save_benchmark, short, timings, verdict
-from atspeed.checkpoints.checkpoint import open_checkpoint
+from atspeed.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype, check_shape
+from atspeed.template import LC_REC
 from genrec.data.dataset import Dataset, load_dataset, take
 from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import already_done, make_facts, read_facts, write_facts
@@ -77,7 +78,9 @@ def main(
         check_beamsd(beamsd, beamsd_python)
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
-    target_hash, draft_hash = (path and check_model(path, data) for path in (target_model, draft_model))
+    opened = [path and check_model(path, data) for path in (target_model, draft_model)]
+    target_hash, draft_hash = (each and each.fingerprint for each in opened)
+    setting = opened[0] and opened[0].setting
     samples = take(data.samples("test"), requests, seed)
     made_of = {
         "dataset": dataset, "target": target_hash or shape, "draft": draft_hash or draft_shape,
@@ -108,7 +111,7 @@ def main(
         draft, items = None, data.catalogue.token_ids(tokenizer).to(device)
         if draft_model or draft_shape:
             draft, _ = open_model(draft_model, draft_shape, data, dtype, seed + 1, device)
-        prompts = encode_prompts(tokenizer, data.catalogue, samples, 512)
+        prompts = encode_prompts(tokenizer, data.catalogue, samples, 512, setting.prompt if setting else LC_REC)
         prefix = Prefix.of(prompts) if share_prefix else None
         models = f"target {describe(target_model, shape, target)}, draft {describe(draft_model, draft_shape, draft)}"
         make = partial(
@@ -186,10 +189,10 @@ def check(
         check_shape(name)
 
 
-def check_model(path: str, data: Dataset) -> str:
-    """The fingerprint. Raises UserError if `path` is neither a target nor a draft, trained on this very data set."""
+def check_model(path: str, data: Dataset) -> Checkpoint:
+    """Raises UserError if `path` is neither a target nor a draft, trained on this very data set."""
     stage = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama")["stage"]
-    return open_checkpoint(path, stage, stage, data).fingerprint
+    return open_checkpoint(path, stage, stage, data)
 
 
 def open_model(

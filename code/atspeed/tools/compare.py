@@ -97,7 +97,7 @@ def main(
         return
     device, (journal, done) = this_process().device, opened
     tokenizer = load_tokenizer(target_model)
-    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
+    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff, checkpoint.setting.prompt)
     models = [load_model(path, weights, device) for path in (target_model, *draft_models)]
     items = data.catalogue.token_ids(tokenizer).to(device)
     make = partial(

@@ -82,7 +82,10 @@ def main(
     state, (journal, done) = this_process(), opened
     if target and target_model:
         model = load_model(target_model, weights, state.device)
-        recommender = Generative(model, load_tokenizer(target_model), data.catalogue, target.setting.cutoff, batch_size)
+        setting = target.setting
+        recommender = Generative(
+            model, load_tokenizer(target_model), data.catalogue, setting.cutoff, batch_size, setting.prompt
+        )
         for batch in recommender.recommend(histories, beam_size, state.process_index, state.num_processes, done):
             journal.keep(batch)
     state.wait_for_everyone()

@@ -94,7 +94,7 @@ def main(
         return
     device, (journal, done) = this_process().device, opened
     tokenizer = load_tokenizer(target_model)
-    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff)
+    prompts = encode_prompts(tokenizer, data.catalogue, samples, checkpoint.setting.cutoff, checkpoint.setting.prompt)
     items = data.catalogue.token_ids(tokenizer).to(device)
     models = [load_model(path, weights, device) for path in (target_model, *draft_models)]
     bench = MethodBenchmark(models, items, partial(_methods, values=values, settings=settings, items=items))

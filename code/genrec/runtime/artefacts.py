@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TextIO, TypeVar, get_type_hints
@@ -80,11 +81,14 @@ def read_facts(folder: Path, stage: str | tuple[str, ...], script: str) -> dict:
 
 
 def from_facts(folder: str, facts: dict, name: str, kind: type[T]) -> T:
-    """Returns the dataclass stored as `name` in facts. Raises UserError if a field is missing or of another type."""
+    """Returns the dataclass stored as `name` in facts. Raises UserError if a field without a default is missing, or one
+    is of another type."""
     said, hints = facts.get(name), get_type_hints(kind)
-    if not isinstance(said, dict) or not all(isinstance(said.get(field), hint) for field, hint in hints.items()):
+    default = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+    given = default | said if isinstance(said, dict) else {}
+    if not given or not all(isinstance(given.get(field), hint) for field, hint in hints.items()):
         raise UserError(f"{folder}/{FACTS}: does not say its {name}, perhaps damaged; make the folder again")
-    return kind(**{field: said[field] for field in hints})
+    return kind(**{field: given[field] for field in hints})
 
 
 def fingerprint(facts: dict) -> str:
