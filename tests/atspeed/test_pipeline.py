@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pandas as pd
+import peft
 import psutil
 import pytest
 import torch
@@ -284,6 +286,78 @@ def test_every_user_of_a_file_gets_the_list_of_the_recommender(world, tmp_path):
     assert not (tmp_path / "new").exists(), "before any work"
     succeed("recommend", folder, **variables, ON_UNKNOWN="skip", OUTPUT=str(tmp_path / "new"))
     assert lists_of(tmp_path / "new") == found | {"late": []}
+
+
+@pytest.fixture(scope="module")
+def foreign(world, tmp_path_factory):
+    """The target as somebody else would give it away: weights and tokenizer; and a LoRA adapter of it."""
+    folder, _ = world
+    given, adapter = (tmp_path_factory.mktemp(name) for name in ("foreign", "adapter"))
+    target, tokenizer = folder / "output/toy/target", AutoTokenizer.from_pretrained(folder / "output/toy/target")
+    model = AutoModelForCausalLM.from_pretrained(target)
+    for each in (given, adapter):
+        tokenizer.save_pretrained(each)
+    model.save_pretrained(given)
+    with warnings.catch_warnings(action="ignore"):  # peft asks transformers in its older words
+        lora = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+        lora.save_pretrained(adapter)
+    return given, adapter
+
+
+HISTORIES = [[3], [5, 7, 9], [40, 2, 33, 7]]
+
+
+def test_a_model_of_other_origin_stands_in_the_targets_place(world, foreign, tmp_path):
+    folder, _ = world
+    given, adapter = foreign
+    own = {"OUTPUT_DIR": str(tmp_path / "output")}
+    output = succeed("adopt", folder, MODEL=str(given), **own)
+    assert "<a_" in output.split("what the model reads, 1")[1]
+    shares = re.search(r"on legal codes, by level: ([\d., ]+)", output)[1].split(", ")
+    assert len(shares) == 4
+    assert all(0 < float(share) <= 1 for share in shares)
+    adopted, target = (
+        Recommender.from_pretrained(where / "output/toy/target").recommend(HISTORIES, k=5)
+        for where in (tmp_path, folder)
+    )
+    assert adopted == target
+    succeed("generate_teacher_data", folder, TARGET_MODEL=str(tmp_path / "output/toy/target"), **own)
+    assert "done already" in succeed("adopt", folder, MODEL=str(given), **own)
+    lora = {"OUTPUT_DIR": str(tmp_path / "lora"), "MODEL": str(adapter), "BASE": str(given)}
+    succeed(
+        "adopt", folder, **lora, PROMPT_TEMPLATE=str(written(tmp_path, "Bought: {history}. Next:")), ITEM_SEPARATOR="; "
+    )
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "lora/toy/target")
+    base = AutoModelForCausalLM.from_pretrained(given)
+    with warnings.catch_warnings(action="ignore"):
+        expected = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    assert all(torch.equal(a, b) for a, b in zip(merged.parameters(), expected.parameters(), strict=True))
+    recommender = Recommender.from_pretrained(tmp_path / "lora/toy/target")
+    said = AutoTokenizer.from_pretrained(given).decode(recommender._encoder.encode([3, 7]), skip_special_tokens=True)
+    items = ["".join(recommender.catalogue.identifiers[item]) for item in (3, 7)]
+    assert said == f"Bought: {items[0]}; {items[1]}. Next:"
+
+
+def written(folder, text):
+    (folder / "prompt.txt").write_text(text)
+    return folder / "prompt.txt"
+
+
+def test_what_cannot_be_adopted_is_refused(world, foreign, tmp_path):
+    folder, _ = world
+    given, _ = foreign
+    own = {"OUTPUT_DIR": str(tmp_path / "output")}
+    for variables, message in (
+        ({"MODEL": ""}, "MODEL= is empty"),
+        ({"MODEL": str(tmp_path / "nowhere")}, "nowhere"),
+        ({"MODEL": str(folder / "base")}, "the tokenizer lacks"),
+        ({"MODEL": str(given), "BASE": "b"}, "is no adapter"),
+        ({"MODEL": str(given), "PROMPT_TEMPLATE": str(written(tmp_path, "no place"))}, "needs {history} once"),
+        ({"MODEL": str(given), "CHAT_TEMPLATE": "true"}, "has no chat template"),
+    ):
+        output, code = script("adopt", folder, **(own | variables))
+        assert (code, message in output) == (2, True), output
+    assert not (tmp_path / "output/toy/target").exists()
 
 
 def test_a_sweep_is_one_command(world):

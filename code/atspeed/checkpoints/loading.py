@@ -31,9 +31,12 @@ from genrec.runtime.pretrained import load_pretrained
 disable_progress_bar()  # of loading and writing weights, which is seconds; ours show what takes long
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """Raises UserError if there is no tokenizer at `path`, it is damaged, or it has no EOS, which ends a response."""
-    load_model_config(path)
+def load_tokenizer(path: str, model: str | None = None) -> PreTrainedTokenizerBase:
+    """model: whose it is; None is the one at `path`.
+
+    Raises UserError if there is no tokenizer at `path`, it is damaged, or it has no EOS, which ends a response.
+    """
+    load_model_config(model or path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # of any kind, if its files are not what they should be
