@@ -19,6 +19,8 @@ OWN = ("target", "drafts")  # what a comparison may have for itself
 
 
 def main(comparisons: tuple[str, ...], output_dir: str, overwrite: bool = False) -> None:
+    if not comparisons:
+        raise UserError("--comparisons: names no folder; give those that compare.sh has written, one a target")
     folders = [Path(path) for path in comparisons]
     facts = [read_facts(folder, PART, PART) for folder in folders]
     settings = [{k: v for k, v in each["arguments"].items() if k not in OWN} for each in facts]
@@ -38,7 +40,7 @@ def main(comparisons: tuple[str, ...], output_dir: str, overwrite: bool = False)
 
     users = pd.concat([pd.read_parquet(folder / "users.parquet") for folder in folders], ignore_index=True)
     times = pd.concat([pd.read_csv(folder / "times.csv", dtype={"target": str}) for folder in folders])
-    headline = f"{len(folders)} targets; {facts[0]['headline']}"
+    headline = f"{len(folders)} target{'s' * (len(folders) > 1)}; {facts[0]['headline']}"
     verdicts = "\n".join(f"{target[:8]}: {each['verdict']}" for target, each in zip(targets, facts, strict=True))
     with new_folder(output, STAGE, made_of, headline=headline) as folder:
         print(save_comparison(folder, users, times, headline, verdicts))
