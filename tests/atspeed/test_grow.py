@@ -115,7 +115,7 @@ BASE = Shape(64, 64, 2, 4, 2, None)
     [
         (
             "llama", {"num_key_value_heads": 4}, replace(BASE, num_hidden_layers=1),
-            "num_hidden_layers 1 is smaller than the checkpoint's 2; choose from tiny, llama-68m, ",
+            "num_hidden_layers 1 is smaller than the checkpoint's 2; choose from micro, tiny, llama-68m, ",
         ),
         ("llama", {}, replace(BASE, intermediate_size=63), "intermediate_size 63 is smaller"),
         ("llama", {}, replace(BASE, num_key_value_heads=1), "num_key_value_heads 1 is smaller"),
@@ -181,7 +181,7 @@ def test_the_grown_checkpoint_stands_in_the_targets_place(target, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"shape": "llama-13b"}, "--shape llama-13b: choose from tiny, llama-68m"),
+        ({"shape": "llama-13b"}, "--shape llama-13b: choose from micro, tiny, llama-68m"),
         ({"dtype": "int8"}, "--dtype int8: choose from float32"),
         ({"model": "nowhere"}, "nowhere: not there, or not finished; it is written by: bash script/finetune_llama.sh"),
         ({"output": "model"}, "--output model: is --model itself"),

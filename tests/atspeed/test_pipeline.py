@@ -288,6 +288,16 @@ def test_every_user_of_a_file_gets_the_list_of_the_recommender(world, tmp_path):
     assert lists_of(tmp_path / "new") == found | {"late": []}
 
 
+def test_the_example_of_the_readme_recommends(world):
+    folder, _ = world
+    readme = (ROOT / "README.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Recommender" in code]
+    names = {}
+    exec(code.replace("output/quickstart/toy", str(folder / "output" / "toy")), names)
+    assert [len(each.items) for each in names["lists"]] == [20, 20]
+    assert names["lists"][0].scores == sorted(names["lists"][0].scores, reverse=True)
+
+
 @pytest.fixture(scope="module")
 def foreign(world, tmp_path_factory):
     """The target as somebody else would give it away: weights and tokenizer; and a LoRA adapter of it."""

@@ -88,7 +88,7 @@ def test_what_lies_below_is_counted():
         ({"drafter": "oracle"}, "drafter must be one of"),
         ({"trie": None, "max_new_tokens": 4}, "takes a trie"),
         ({"trie": None, "max_new_tokens": 4, "drafter": "hybrid"}, "takes a trie"),
-        ({"verification": "relaxed", "seeds": [1]}, "'strict' or 'sample'"),
+        ({"verification": "relaxed", "seeds": [1]}, "another verification than 'relaxed'"),
         ({"drafter": "hybrid", "draft": None}, "drafter='hybrid' needs a draft model"),
         ({"drafter": "hybrid", "draft_width": (4, 9)}, "below width=5"),
         ({"nodes": 4}, "nodes=4 is below width=5"),

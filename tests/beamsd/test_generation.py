@@ -288,7 +288,7 @@ TRIE = Trie.from_sequences([[9], [9, 10], [11, 12]])
         ({"trie": Trie(torch.tensor([[5, 99]]))}, {}, "the trie holds token 99"),
         ({"trie": TRIE}, {"eos_token_id": None}, "set eos_token_id"),
         ({"trie": TRIE}, {"eos_token_id": 40}, "eos_token_id is token 40, the target's vocabulary ends at 39"),
-        ({"verification": "loose"}, {}, "one of strict, relaxed, sample, not 'loose'"),
+        ({"verification": "loose"}, {}, "one of strict, relaxed, coupled, sample, not 'loose'"),
         ({}, {"output_attentions": True}, "output_attentions=True"),
         ({}, {"output_logits": True}, "output_logits=True"),
         pytest.param(

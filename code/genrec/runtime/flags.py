@@ -53,8 +53,8 @@ COUNTS = (
     "requests", "run_beam_sizes", "select_beam_size", "shard_size", "top_k", "vocabulary", "width",
 )  # fmt: skip
 MAY_BE_0 = (
-    "beta", "epsilon", "item_core", "noise", "save_steps", "select_users", "user_core", "warmup", "warmup_epochs",
-    "warmup_steps", "weight_decay",
+    "beta", "clip_norm", "epsilon", "item_core", "noise", "save_steps", "select_users", "user_core", "values", "warmup",
+    "warmup_epochs", "warmup_steps", "weight_decay",
 )  # fmt: skip
 ABOVE_0 = ("learning_rate", "max_eval_steps", "ratios", "temperature")
 SHARES = ("alpha", "new_items", "r_original", "r_student")
