@@ -97,9 +97,8 @@ def _text(
         raise UserError(f"the tokenizer does not read identifier token {token!r} as one; give it another name")
     first, second = places
     after = ids[second + 1 :]
-    if (
-        after and after[-1] == tokenizer.eos_token_id and not template.chat
-    ):  # some end every text so; here the response is yet to come
+    # Some end every text with EOS; here the response is yet to come.
+    if after and after[-1] == tokenizer.eos_token_id and not template.chat:
         del after[-1]
     return ids[:first], ids[first + 1 : second], after
 

@@ -54,7 +54,7 @@ class ServedItems:
 
 
 class Recommender:
-    """A target, its catalogue and perhaps a draft, ready to recommend. Threads may share it.
+    """A target, its catalogue and perhaps a draft, ready to recommend.
 
     >>> from atspeed import Recommender                                              # doctest: +SKIP
     >>> recommender = Recommender.from_pretrained("output/toy/target")               # doctest: +SKIP
@@ -162,24 +162,31 @@ class Recommender:
                 raise UserError(
                     f"{name}: give one collection for each of the {len(histories)} histories, not {len(given)}"
                 )
+        read: dict[int, frozenset[int] | None] = {}  # an allow-list that many histories share is read once
+        for number, each in enumerate(allow or ()):
+            if id(each) not in read:
+                read[id(each)] = None if each is None else self._allowed_items(number, each, on_unknown)
         return [
             self._request(number, history, exclude[number] if exclude else (), exclude_seen,
-                          allow[number] if allow else None, on_unknown)
+                          read[id(allow[number])] if allow else None, on_unknown)
             for number, history in enumerate(histories)
         ]  # fmt: skip
 
     def _request(
         self, number: int, history: Sequence[Item], exclude: Collection[Item], exclude_seen: bool,
-        allow: Collection[Item] | None, on_unknown: str,
+        allowed: frozenset[int] | None, on_unknown: str,
     ) -> Request:  # fmt: skip
         items = self._numbers(number, history, on_unknown)
         if not items:
             raise UserError(f"history {number}: holds no item of the catalogue")
         excluded = set(self._numbers(number, exclude, on_unknown)) | (set(items) if exclude_seen else set())
-        allowed = None if allow is None else frozenset(self._numbers(number, allow, on_unknown))
-        if allowed is not None and not allowed:
-            raise UserError(f"history {number}: its allow-list holds no item of the catalogue")
         return Request(self._encoder.encode(items[-self.max_history :]), excluded, allowed)
+
+    def _allowed_items(self, number: int, allow: Collection[Item], on_unknown: str) -> frozenset[int]:
+        allowed = frozenset(self._numbers(number, allow, on_unknown))
+        if not allowed:
+            raise UserError(f"history {number}: its allow-list holds no item of the catalogue")
+        return allowed
 
     def _numbers(self, number: int, items: Iterable[Item], on_unknown: str) -> list[int]:
         known, found = self.catalogue.identifiers, []

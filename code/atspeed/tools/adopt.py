@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from atspeed.checkpoints.checkpoint import DataSetting, save_checkpoint
 from atspeed.checkpoints.model_files import check_model_path
 from atspeed.checkpoints.shapes import check_dtype
 from atspeed.template import LC_REC, PromptTemplate
-from genrec.data.dataset import Sample, load_dataset, take
-from genrec.runtime.artefacts import already_done, is_done, make_facts
+from genrec.data.dataset import load_dataset, take
+from genrec.runtime.artefacts import already_done, clear, is_done, make_facts
 from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_json
@@ -61,16 +62,13 @@ def main(
     }  # fmt: skip
     data = load_dataset(data_path, dataset, index)
     base = _base_of(Path(model), base_model)
-    if base is not None:
-        check_model_path(base)
-    else:
-        check_model_path(model)
+    check_model_path(base or model)
     output = Path(output_dir)
     work = output.with_name(output.name + ".work")
     if is_done(output, work, STAGE, arguments, overwrite):
         return
 
-    from atspeed.checkpoints.loading import check_positions, load_tokenizer
+    from atspeed.checkpoints.loading import check_positions, load_model_config, load_tokenizer
     from atspeed.prompts import encode_samples
     from beamsd import Trie
 
@@ -80,6 +78,12 @@ def main(
     check_positions(base or model, cutoff, "pass one")
     samples = take(data.samples("valid", max_history=max_history), LOOKED_AT, seed)
     encoded = encode_samples(tokenizer, data.catalogue, samples, cutoff, prompt)
+    with TemporaryDirectory() as folder:  # some tokenizers of transformers 4 read otherwise once they have been saved
+        load_model_config(base or model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        saved = encode_samples(load_tokenizer(folder), data.catalogue, samples, cutoff, prompt)
+    if saved.prompts != encoded.prompts:
+        raise UserError(f"{model}: its tokenizer, saved by this transformers, reads the prompts otherwise than before")
     loaded = _load(model, base, dtype, tokenizer)
     rows = loaded.get_input_embeddings().weight.shape[0]
     if trie.vocabulary_size > rows:
@@ -93,7 +97,7 @@ def main(
     results = {f"legal_share_level_{level}": share for level, share in enumerate(shares)}
     setting = asdict(DataSetting.of(data, max_history, cutoff, prompt))
     save_checkpoint(output, loaded, tokenizer, data, make_facts(STAGE, arguments, setting=setting, results=results))
-    _check_tokenizer(output, samples, encoded, data.catalogue, cutoff, prompt)
+    clear(work)
     print(_report(tokenizer, encoded, shares, output))
 
 
@@ -143,17 +147,6 @@ def _legal_shares(model: PreTrainedModel, trie: Trie, encoded: EncodedSamples) -
             said = tree.log_probs(trie.tokens[children][:, None])[:, 0].exp()
             sums += said.where(children != trie.dead, 0).sum(-1).sum(0)
     return (sums / len(encoded.prompts)).tolist()
-
-
-def _check_tokenizer(output: Path, samples: list[Sample], encoded: EncodedSamples, catalogue, cutoff, prompt) -> None:
-    """Raises UserError if the tokenizer reads otherwise once it has been saved, as some of transformers 4 do."""
-    from atspeed.checkpoints.loading import load_tokenizer
-    from atspeed.prompts import encode_prompts
-
-    if encode_prompts(load_tokenizer(str(output)), catalogue, samples, cutoff, prompt) != encoded.prompts:
-        raise UserError(
-            f"{output}: its tokenizer, saved by this transformers, reads the prompts otherwise than the model's own"
-        )
 
 
 def _report(

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atspeed.benchmark.methods import GAMMA
+from atspeed.benchmark.methods import GAMMA, check_fit
 from atspeed.checkpoints.shapes import check_dtype
 from atspeed.data.shards import claim_shard, clear_claims
 from genrec.data.histories import HistoryFile, Row
@@ -85,12 +85,13 @@ def main(
     from genrec.data.item_numbers import read_raw_ids
 
     catalogue, _ = open_served(target_model, "finetune_llama")
+    check_fit(catalogue, "k", k)
     known = None if raw_ids is None else read_raw_ids(Path(raw_ids), catalogue)
     stopped = read_stop_list(Path(stop_list), catalogue) if stop_list else set()
     items = catalogue.identifiers.keys() if known is None else known.keys()
 
     def problem(history: list) -> str | None:
-        unknown = next((item for item in history if item not in items), None)
+        unknown = next((item for item in history if (item if known is None else str(item)) not in items), None)
         if on_unknown == "error" and unknown is not None:
             return f"item {unknown!r} is not in the catalogue; pass --on_unknown skip to leave such items out"
         if on_unknown == "error" and not history:
@@ -165,10 +166,8 @@ def _write(
         advance(len(chosen))
     advance(len(rows) - len(able))
     users = [user for user, _ in rows]
-    whole, item = (
-        all(isinstance(user, int) for user in users),
-        pa.int64() if recommender.raw_ids is None else pa.string(),
-    )
+    whole = all(isinstance(user, int) for user in users)
+    item = pa.int64() if recommender.raw_ids is None else pa.string()
     table = pa.table(
         {
             "user": pa.array(users if whole else list(map(str, users))),
