@@ -82,7 +82,7 @@ def children_of(items: list) -> dict:
 
 @torch.no_grad()
 def answer(beamsd, target, draft, children, calls, method, prompt, width, draft_width, gamma):
-    """One request. Times are those of the decoding alone, on both clocks."""
+    """One request. Its seconds are those of the decoding alone."""
     device, length = target.device, max(map(len, children)) + 1
     ids = torch.tensor([prompt], device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -93,7 +93,7 @@ def answer(beamsd, target, draft, children, calls, method, prompt, width, draft_
 
     calls.count, accepted = 0, None
     synchronize(device)
-    start, cpu = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     if method == "generate":
         found = target.generate(
             **inputs, num_beams=width, num_return_sequences=width, max_new_tokens=length, do_sample=False,
@@ -101,25 +101,22 @@ def answer(beamsd, target, draft, children, calls, method, prompt, width, draft_
             prefix_allowed_tokens_fn=allowed,
         )  # fmt: skip
         sequences = found.sequences
-        scores = found.sequences_scores * length if width > 1 else None
     elif method == "tree":
         found = beamsd.beam_search_by_TreeAttn(
             target, inputs, max_new_tokens=length, beam_size=width, prefix_allowed_tokens_fn=allowed
         )
-        sequences, scores = found["beam_sequences"], found["beam_scores"]
+        sequences = found["beam_sequences"]
     else:
         found = beamsd.beam_search_by_SD(
             target, draft, inputs, max_new_tokens=length, gamma=gamma, beam_size=width, draft_beam_size=draft_width,
             prefix_allowed_tokens_fn=allowed,
         )  # fmt: skip
-        sequences, scores = found["beam_sequences"], found["beam_scores"]
+        sequences = found["beam_sequences"]
         accepted = found["total_accept_steps"] / calls.count
     synchronize(device)
     return {
         "seconds": time.perf_counter() - start,
-        "cpu": time.process_time() - cpu,
         "sequences": sequences[:, len(prompt) :].tolist(),
-        "scores": None if scores is None else scores.tolist(),
         "calls": calls.count,
         "accepted": accepted,
     }

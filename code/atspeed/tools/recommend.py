@@ -5,8 +5,8 @@ r"""Recommend K items to every user of a file, or of a split of a data set: one 
 
 --histories: JSON lines, CSV or Parquet of user and history (items, oldest first); or --dataset and --split. Writes
 shard-….parquet of user, items and scores, in the order of the users, each whole or not at all. Killed at any moment and
-started again, it goes on with the shards that are missing; processes take the next one that nobody has. Memory does not
-grow with the users. Lists are those of the target's own beam search, with a draft or without.
+started again, it goes on with the shards that are missing; processes take the next one that nobody has. A file of users
+is read shard by shard. Lists are those of the target's own beam search, with a draft or without.
 """
 
 from __future__ import annotations
