@@ -15,7 +15,7 @@ CHAT_TEMPLATE=${CHAT_TEMPLATE:-false}        # true: the prompt is what the user
 DTYPE=${DTYPE:-float32}
 [ -n "$MODEL" ] || fail "MODEL= is empty; set it to the folder of the model"
 
-NUM_PROCESSES=1 launch atspeed.tools.adopt \
+NUM_PROCESSES=1 launch adopt \
     --model "$MODEL" --base_model "$BASE" --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" \
     --output_dir "$OUTPUT_DIR/$DATASET/target" --prompt_template "$PROMPT_TEMPLATE" \
     --item_separator "$ITEM_SEPARATOR" --chat_template "$CHAT_TEMPLATE" --dtype "$DTYPE" "$@"

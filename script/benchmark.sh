@@ -21,7 +21,7 @@ SHARE_PREFIX=${SHARE_PREFIX:-true}               # read what all prompts begin w
 REQUESTS=${REQUESTS:-20}
 SEED=${SEED:-0}
 
-NUM_PROCESSES=1 launch atspeed.tools.benchmark \
+NUM_PROCESSES=1 launch benchmark \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
     --shape "$SHAPE" --draft_shape "$DRAFT_SHAPE" --output_dir "$OUTPUT_DIR/$DATASET/benchmark" \
     --methods "$METHODS" --run_beam_sizes "$RUN_BEAM_SIZES" --batch_sizes "$BATCH_SIZES" --dtypes "$DTYPES" \

@@ -27,7 +27,7 @@ LEARNING_RATE=${LEARNING_RATE:-1e-3}
 DTYPE=${DTYPE:-float32}                         # of the encoder's weights
 SEED=${SEED:-0}
 
-NUM_PROCESSES=1 NUM_MACHINES=1 launch atspeed.tools.build_index \
+NUM_PROCESSES=1 NUM_MACHINES=1 launch build-index \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index_name "$INDEX_NAME" --items "$ITEMS" --encoder "$ENCODER" \
     --embeddings "$EMBEDDINGS" --fit_on "$FIT_ON" --method "$METHOD" --codebooks "$CODEBOOKS" --hidden "$HIDDEN" \
     --latent "$LATENT" --beta "$BETA" --distinct "$DISTINCT" --epsilon "$EPSILON" --warmup_epochs "$WARMUP_EPOCHS" --epochs "$EPOCHS" \

@@ -43,10 +43,10 @@ done
     fail "MACHINE_RANK=$MACHINE_RANK: must be a whole number below NUM_MACHINES=$NUM_MACHINES"
 
 export PYTHONPATH=$ROOT/code${PYTHONPATH:+:$PYTHONPATH}
-# launch STAGE FLAGS…: run code/STAGE.py, or, where it has a dot, the module of that name; its exit code is kept.
+# launch COMMAND FLAGS…: run `atspeed COMMAND`, or, where it has a dot, the module of that name; its exit code is kept.
 launch() {
-    local stage=${1#atspeed.tools.} all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=()
-    local program=("$ROOT/code/$1.py")
+    local all=$((NUM_PROCESSES * NUM_MACHINES)) start=("$PYTHON") main=()
+    local program=(-m atspeed "$1")
     [[ $1 == *.* ]] && program=(-m "$1")
     shift
     if [ "$all" -gt 1 ] && [ "$GPUS" -gt 0 ]; then
@@ -65,6 +65,8 @@ launch() {
         [ -n "${CUDA_VISIBLE_DEVICES+set}" ] || CUDA_VISIBLE_DEVICES=0
         export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%%,*}   # the first
     fi
+    local stage=${0##*/}
+    stage=${stage%.sh}
     mkdir -p "$LOG_DIR"
     export LOG_FILE=$LOG_DIR/$stage.log   # where a traceback goes
     export TENSORBOARD_LOGGING_DIR=${TENSORBOARD_LOGGING_DIR:-$LOG_DIR/tensorboard/$stage}

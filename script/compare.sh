@@ -19,7 +19,7 @@ SHARE_PREFIX=${SHARE_PREFIX:-false}             # true: read what all prompts be
 DTYPE=${DTYPE:-float32}
 SEED=${SEED:-0}
 
-NUM_PROCESSES=1 launch atspeed.tools.compare \
+NUM_PROCESSES=1 launch compare \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_models "$DRAFT_MODELS" \
     --output_dir "$OUTPUT_DIR/$DATASET/comparison" --run_beam_sizes "$RUN_BEAM_SIZES" \
     --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --verifications "$VERIFICATIONS" --draws "$DRAWS" \

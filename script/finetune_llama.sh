@@ -31,7 +31,7 @@ SAVE_STEPS=${SAVE_STEPS:-0}                  # steps between checkpoints within 
 SEED=${SEED:-0}
 REPORT_TO=${REPORT_TO:-none}                 # wandb, tensorboard or none
 
-launch finetune_llama \
+launch finetune \
     --dataset "$DATASET" --data_path "$DATA_PATH" --base_model "$TARGET_BASE" \
     --output_dir "$OUTPUT_DIR/$DATASET/target" --full "$FULL" \
     --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \

@@ -14,7 +14,7 @@ SUBSEQ=${SUBSEQ:-false}
 DTYPE=${DTYPE:-float32}
 SEED=${SEED:-0}
 
-launch generate_teacher_data \
+launch teacher \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --output_dir "$OUTPUT_DIR/$DATASET" \
     --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --alignment_over "$ALIGNMENT_OVER" \
     --full_vocabulary "$FULL_VOCABULARY" --subseq "$SUBSEQ" \

@@ -8,4 +8,4 @@ source "$(dirname "$0")/common.sh"
 REPORT=${REPORT:-$OUTPUT_DIR/gpu_check.md}
 MINUTES=${MINUTES:-10}
 
-NUM_PROCESSES=1 launch atspeed.tools.gpu_check --output "$REPORT" --minutes "$MINUTES" "$@"
+NUM_PROCESSES=1 launch gpu-check --output "$REPORT" --minutes "$MINUTES" "$@"

@@ -1,7 +1,7 @@
 """Start a stage in several processes: what they say of a failure is all that is said, and the exit code is theirs.
 
-    python script/launch.py accelerate --num_processes 4 … code/train.py …   # as accelerate launch
-    python script/launch.py torchrun --nproc_per_node 2 … code/train.py …    # as torchrun
+    python script/launch.py accelerate --num_processes 4 … -m atspeed train …   # as accelerate launch
+    python script/launch.py torchrun --nproc_per_node 2 … -m atspeed train …    # as torchrun
 
 Both end a failure with a traceback and a table of their own, which say no more than the stage has said, and with 1.
 """

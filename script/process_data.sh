@@ -14,6 +14,6 @@ RATIOS=${RATIOS:-8,1,1}                 # training, validation, test; by global 
 MIN_TRAIN_ITEMS=${MIN_TRAIN_ITEMS:-2}   # users with fewer training items are dropped
 
 [ -n "$INPUT" ] && [ -n "$DATASET" ] || { echo "error: set INPUT to raw files and DATASET to a new name" >&2; exit 2; }
-NUM_PROCESSES=1 NUM_MACHINES=1 launch atspeed.tools.process_data \
+NUM_PROCESSES=1 NUM_MACHINES=1 launch process-data \
     --input "$INPUT" --output "$DATA_PATH/$DATASET" --min_rating "$MIN_RATING" --user_core "$USER_CORE" \
     --item_core "$ITEM_CORE" --ratios "$RATIOS" --min_train_items "$MIN_TRAIN_ITEMS" "$@"

@@ -15,7 +15,7 @@ BATCH_SIZE=${BATCH_SIZE:-32}                               # prompts decoded at 
 DTYPE=${DTYPE:-float32}
 SEED=${SEED:-0}
 
-launch atspeed.tools.quality \
+launch quality \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" \
     --output_dir "$OUTPUT_DIR/$DATASET/quality" --baselines "$BASELINES" --split "$SPLIT" \
     --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --dtype "$DTYPE" --seed "$SEED" "$@"

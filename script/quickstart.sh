@@ -19,8 +19,8 @@ Quick start: the four stages on a toy catalogue (996 items, 2,000 users), with m
 About four minutes in all. Interrupted and started again, it goes on where it was. Logs: $LOG_DIR
 
 END
-[ -d "$TARGET" ] || "$PYTHON" -m atspeed.tools.init_model --output "$TARGET" --shape tiny
-[ -d "$DRAFT" ] || "$PYTHON" -m atspeed.tools.init_model --output "$DRAFT" --shape tiny --layers 1
+[ -d "$TARGET" ] || "$PYTHON" -m atspeed init-model --output "$TARGET" --shape tiny
+[ -d "$DRAFT" ] || "$PYTHON" -m atspeed init-model --output "$DRAFT" --shape tiny --layers 1
 
 echo "== 1/4 fine-tune the target"
 TARGET_BASE=$TARGET FULL=true EPOCHS=5 BATCH_SIZE=32 MICRO_BATCH_SIZE=32 LEARNING_RATE=2e-3 WARMUP_STEPS=30 \
@@ -44,7 +44,7 @@ What the table says, for K recommended items a user:
 With a target this small a call costs hardly more than a draft's, so gamma 0 is the fastest. A draft pays where target calls
 are dear. See it: the same target in the shape of LLaMA-160M, with the same draft, in some 90 seconds:
 
-  .venv/bin/python -m atspeed.tools.grow_model --model $HERE/target --output $HERE/target-160m --shape llama-160m
+  .venv/bin/python -m atspeed grow-model --model $HERE/target --output $HERE/target-160m --shape llama-160m
   OUTPUT_DIR=$OUTPUT_DIR TARGET_MODEL=$HERE/target-160m METHODS="generate,gamma 0,speculative,auto" \\
       RUN_BEAM_SIZES=1,5,10 BATCH_SIZES=1 REQUESTS=5 bash script/benchmark.sh
 

@@ -22,7 +22,7 @@ DTYPE=${DTYPE:-float32}
 
 of=(--histories "$INPUT")
 [ -n "$INPUT" ] || of=(--dataset "$DATASET" --data_path "$DATA_PATH" --split "$SPLIT")
-launch atspeed.tools.recommend \
+launch recommend \
     --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" "${of[@]}" --output_dir "$OUTPUT" --raw_ids "$RAW_IDS" \
     --k "$K" --exclude_seen "$EXCLUDE_SEEN" --stop_list "$STOP_LIST" --on_unknown "$ON_UNKNOWN" \
     --batch_size "$DECODE_BATCH_SIZE" --dtype "$DTYPE" "$@"

@@ -58,7 +58,7 @@ stage() {
     if [ "$DRY_RUN" = true ]; then printf '%q ' DATASET="$DATASET" DATA_PATH="$DATA_PATH" "$@"; echo; else env "$@"; fi
 }
 make_base() {   # FOLDER SEED FLAG…
-    [ -d "$1" ] || stage "$PYTHON" -m atspeed.tools.init_model --output "$1" --seed "$2" --shape "$TARGET_SHAPE" "${@:3}"
+    [ -d "$1" ] || stage "$PYTHON" -m atspeed init-model --output "$1" --seed "$2" --shape "$TARGET_SHAPE" "${@:3}"
 }
 # train CLASS OVER ALPHA WD SEED: trains a draft, unless it is there, and sets $draft to its folder. OVER "": as the class is defined.
 train() {
@@ -132,5 +132,5 @@ for target_seed in ${TARGET_SEEDS//,/ }; do
     baselines=popularity   # the others are not the target's; once will do
 done
 echo "== 5/5 one table of all targets"
-stage "$PYTHON" -m atspeed.tools.combine --comparisons "${comparisons:-$OUTPUT_DIR/target-…/$DATASET/comparison/…}" \
+stage "$PYTHON" -m atspeed combine --comparisons "${comparisons:-$OUTPUT_DIR/target-…/$DATASET/comparison/…}" \
     --output_dir "$OUTPUT_DIR/$DATASET/comparison"

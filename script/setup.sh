@@ -13,7 +13,7 @@ version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/n
 # Whether .venv is whole, with a Python that runs, and holds what is wanted.
 done_already() {
     own=$(version "$VENV/bin/python")
-    wanted="Python $own, programs in $ROOT/code
+    wanted="Python $own, atspeed of $ROOT/code
 $(cat "$ROOT/requirements.txt" "$ROOT/constraints.txt")"
     [ -n "$own" ] && [ "$(cat "$VENV/installed" 2>/dev/null)" = "$wanted" ]
 }
@@ -78,7 +78,9 @@ will_do() {
         sys.exit(not SpecifierSet(allowed).contains(sys.argv[2], prereleases=True))' "$ROOT/pyproject.toml" "${1%% *}"
 }
 packages=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-echo "$ROOT/code" > "$packages/programs.pth"   # so that `python -m atspeed.tools.…` finds the programs
+echo "$ROOT/code" > "$packages/programs.pth"   # so that `import atspeed` and `python -m specgr.train` find it
+printf '#!%s/bin/python\nfrom atspeed.__main__ import main\n\nmain()\n' "$VENV" > "$VENV/bin/atspeed"
+chmod +x "$VENV/bin/atspeed"
 torch=$(torch_of env -u PYTHONPATH "$VENV/bin/python")
 if ! will_do "$torch"; then
     torch=

@@ -14,7 +14,7 @@ TOY=$FOLDER/data/toy
 HERE=(--data_path "$FOLDER/data" --output_dir "$FOLDER" --seed "$SEED")
 
 echo "== 1/4 make the toy"
-[ -d "$TOY" ] || "$PYTHON" -m atspeed.tools.make_toy --output "$TOY" --seed "$SEED" --n_items 1500 --n_users 4000 \
+[ -d "$TOY" ] || "$PYTHON" -m atspeed make-toy --output "$TOY" --seed "$SEED" --n_items 1500 --n_users 4000 \
     --mean_length 14 --new_items 0.35
 echo "== 2/4 identifiers: an RQ-VAE fitted to the items of training"
 DATA_PATH=$FOLDER/data DATASET=toy EMBEDDINGS=$TOY/embeddings.npy CODEBOOKS=32,32,64 FIT_ON=train DISTINCT=digit \

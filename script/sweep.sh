@@ -39,12 +39,12 @@ if [[ $PARAMETER == alpha || $PARAMETER == layers ]]; then
             ALPHA=$value DRAFT_MODEL_NAME=$name MODEL_CLASS=$MODEL_CLASS bash "$ROOT/script/train.sh"
         else
             base=$OUTPUT_DIR/base/draft-$DRAFT_SHAPE-$value-$SEED
-            [ -d "$base" ] || launch atspeed.tools.init_model --output "$base" --shape "$DRAFT_SHAPE" --layers "$value" --seed "$SEED"
+            [ -d "$base" ] || launch init-model --output "$base" --shape "$DRAFT_SHAPE" --layers "$value" --seed "$SEED"
             DRAFT_BASE=$base DRAFT_MODEL_NAME=$name MODEL_CLASS=$MODEL_CLASS bash "$ROOT/script/train.sh"
         fi
     done
 fi
-NUM_PROCESSES=1 launch atspeed.tools.sweep \
+NUM_PROCESSES=1 launch sweep \
     --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_models "$drafts" \
     --output_dir "$OUTPUT_DIR/$DATASET/sweep" --parameter "$PARAMETER" --values "$VALUES" \
     --run_beam_sizes "$RUN_BEAM_SIZES" --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" \

@@ -37,6 +37,7 @@ VOCABULARY, LENGTH = 40, 4
 ROOT = Path(__file__).parents[1]
 os.environ["PYTHONPATH"] = str(ROOT / "code")  # for the programs that tests start
 BEAUTY = Path(os.environ.get("BEAUTY", ROOT / "../shared/data/beauty")).resolve()  # tests that need it are skipped
+STAGE_COMMANDS = {"finetune_llama": "finetune", "generate_teacher_data": "teacher"}  # script -> command
 STAGES = ("finetune_llama", "generate_teacher_data", "train", "inference", "quality")
 SMALL = {
     "EPOCHS": "2", "BATCH_SIZE": "16", "MICRO_BATCH_SIZE": "8", "LEARNING_RATE": "3e-3", "WARMUP_STEPS": "2",
@@ -47,10 +48,8 @@ UNSET = dict.fromkeys(("EPOCHS", "BATCH_SIZE", "LEARNING_RATE", "WARMUP_STEPS", 
 
 
 def program(name):
-    """What starts a stage (a file), another module of commands, or a tool by its short name."""
-    if (file := ROOT / "code" / f"{name}.py").is_file():
-        return [str(file)]
-    return ["-m", name if "." in name else f"atspeed.tools.{name}"]
+    """What starts a command of `atspeed`, or a module."""
+    return ["-m", name] if "." in name else ["-m", "atspeed", STAGE_COMMANDS.get(name, name)]
 
 
 def environment(folder, **variables):

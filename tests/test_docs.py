@@ -30,7 +30,7 @@ def test_links_between_pages_lead_somewhere():
 
 
 def test_the_tree_of_a_request_is_drawn(tmp_path):
-    done = run("-m", "atspeed.tools.show_tree", "--output", str(tmp_path / "tree.svg"))
+    done = run("-m", "atspeed", "show-tree", "--output", str(tmp_path / "tree.svg"))
     assert done.returncode == 0, done.stderr
     words = "".join(ElementTree.parse(tmp_path / "tree.svg").getroot().itertext())
     for kind in ("accepted and built upon", "added by the target", "not built upon", "prompt", "target calls"):
@@ -40,7 +40,7 @@ def test_the_tree_of_a_request_is_drawn(tmp_path):
 
 def test_a_picture_that_is_there_is_not_replaced(tmp_path):
     (tmp_path / "tree.svg").write_text("mine")
-    done = run("-m", "atspeed.tools.show_tree", "--output", str(tmp_path / "tree.svg"))
+    done = run("-m", "atspeed", "show-tree", "--output", str(tmp_path / "tree.svg"))
     assert done.returncode == 2
     assert "tree.svg: is there already; choose another --output, or pass --overwrite" in done.stderr
     assert (tmp_path / "tree.svg").read_text() == "mine"
@@ -48,7 +48,7 @@ def test_a_picture_that_is_there_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("name", ["tree.doc", "tree"])
 def test_a_picture_of_an_unknown_kind_is_refused_before_any_work(name, tmp_path):
-    done = run("-m", "atspeed.tools.show_tree", "--output", str(tmp_path / name))
+    done = run("-m", "atspeed", "show-tree", "--output", str(tmp_path / name))
     assert done.returncode != 0
     assert f"{name} must end in .svg, .png, .pdf" in done.stderr
     assert not list(tmp_path.iterdir())

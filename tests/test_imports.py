@@ -9,32 +9,31 @@ import sys
 import pytest
 
 import beamsd
+from atspeed.__main__ import command_names
 from conftest import ROOT, program
 from genrec.data.toy import make_toy
 from genrec.runtime.files import write_json
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib")
-PROGRAMS = [path.stem for folder in ("code", "code/atspeed/tools") for path in sorted((ROOT / folder).glob("[!_]*.py"))]
-COMMANDS = [f"specgr.{name}" for name in ("process_data", "run", "speed", "sweep", "train")]
-# As `python` starts a program or module; at its end it says on stdout what was imported.
+SPECGR_PROGRAMS = [f"specgr.{name}" for name in ("process_data", "run", "speed", "sweep", "train")]
+# As `python -m` starts a module; at its end it says on stdout what was imported.
 RUNNER = f"""
 import runpy, sys
-start = runpy.run_path if sys.argv[1].endswith(".py") else runpy.run_module
 sys.argv = sys.argv[1:]
 try:
-    start(sys.argv[0], run_name="__main__")
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 finally:
     print("imported:", *(name for name in {HEAVY} if name in sys.modules))
 """
 TOY = "--dataset toy --data_path {data}"
-FINETUNE = f"finetune_llama --output_dir {{new}} --base_model {{no}} {TOY}"
+FINETUNE = f"finetune --output_dir {{new}} --base_model {{no}} {TOY}"
 TRAIN = (
     "train --output_dir {new} --base_model {no} --target_model {no} --train_data {no} --valid_data {no} "
     "--dataset toy --data_path {data}"
 )
 BENCHMARK = f"benchmark --output_dir {{new}} {TOY}"
 COMPARE = f"compare --output_dir {{new}} --target_model {{no}} --draft_models {{no}} {TOY}"
-TEACH = f"generate_teacher_data --target_model {{no}} --output_dir {{new}} {TOY}"
+TEACH = f"teacher --target_model {{no}} --output_dir {{new}} {TOY}"
 INFERENCE = f"inference --output_dir {{new}} --target_model {{no}} {TOY}"
 SPECGR = "--config {root}/code/specgr/configs/toy.yaml --data_path {data}"
 REFUSED = {  # program and flags -> what the line says
@@ -53,8 +52,8 @@ REFUSED = {  # program and flags -> what the line says
     f"{FINETUNE} --max_users 0": "--max_users 0: must be at least 1",
     f"{FINETUNE} --index {{no}}": "no: no such file",
     FINETUNE: "no: no model there; give a folder",
-    f"finetune_llama --output_dir {{made}} --base_model some/base {TOY}": "was made with --base_model None, not",
-    "generate_teacher_data --target_model {no} --output_dir {new} --dataset nowhere": "no such data set folder",
+    f"finetune --output_dir {{made}} --base_model some/base {TOY}": "was made with --base_model None, not",
+    "teacher --target_model {no} --output_dir {new} --dataset nowhere": "no such data set folder",
     f"{TEACH} --beam_size 0": "--beam_size 0: must be at least 1",
     f"{TEACH} --beam_size 20000": "--beam_size 20000: must be at most 294, the identifiers that there are to recommend",
     f"{INFERENCE} --run_beam_sizes 0": "--run_beam_sizes 0: must be at least 1",
@@ -78,7 +77,7 @@ REFUSED = {  # program and flags -> what the line says
     f"build_index {TOY} --method pq": "--method pq: choose from",
     f"build_index {TOY} --embeddings {{no}}": "--embeddings {no}: no such file",
     "process_data --output {new}": "--input is missing",
-    "inspect_data nowhere": "no such data set folder",
+    "inspect nowhere": "no such data set folder",
     "make_toy --output {new} --n_items 3": "--n_items 3: must be at least 50",
     "roofline --results {no} --shape tiny --devices abacus": "--devices abacus: choose from",
     "show_tree --output tree.doc": "must end in .svg, .png, .pdf",
@@ -117,14 +116,14 @@ def assert_refused(done, message):
     assert done.stdout.splitlines()[-1] == "imported:"
 
 
-@pytest.mark.parametrize("name", [*PROGRAMS, *COMMANDS])
+@pytest.mark.parametrize("name", [*command_names(), *SPECGR_PROGRAMS])
 def test_help_and_a_mistyped_flag_import_nothing_heavy(name):
-    helped = start("-c", RUNNER, program(name)[-1], "--help")
+    helped = start("-c", RUNNER, *program(name)[1:], "--help")
     assert helped.returncode == 0, helped.stderr
     assert helped.stdout.splitlines()[-1] == "imported:"
-    config = ["--config", "code/specgr/configs/toy.yaml"] if name in COMMANDS[1:] else []
+    config = ["--config", "code/specgr/configs/toy.yaml"] if name in SPECGR_PROGRAMS[1:] else []
     assert_refused(
-        start("-c", RUNNER, program(name)[-1], *config, "--no_such_flag", "1"), "unknown flag --no_such_flag"
+        start("-c", RUNNER, *program(name)[1:], *config, "--no_such_flag", "1"), "unknown flag --no_such_flag"
     )
 
 
@@ -133,7 +132,7 @@ def test_what_needs_no_torch_to_be_refused_is_refused_without_it(command, folder
     places = {"data": folder / "data", "new": folder / "new", "no": folder / "no", "made": folder / "made"}
     places["root"] = ROOT
     name, *flags = command.format(**places).split()
-    assert_refused(start("-c", RUNNER, program(name)[-1], *flags), REFUSED[command].format(**places))
+    assert_refused(start("-c", RUNNER, *program(name)[1:], *flags), REFUSED[command].format(**places))
     assert not (folder / "new").exists()
 
 
@@ -158,12 +157,12 @@ def test_the_names_of_beamsd_are_the_same_for_users_and_for_type_checkers():
         beamsd.Tire  # noqa: B018
 
 
-@pytest.mark.parametrize("flags", [("--help",), ("--epoch", "3")])
-def test_help_and_a_refusal_take_less_than_a_second_of_the_cpu(flags):
+@pytest.mark.parametrize("command", [("--help",), ("train", "--help"), ("train", "--epoch", "3")])
+def test_help_and_a_refusal_take_less_than_a_second_of_the_cpu(command):
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        start("code/train.py", *flags)
+        start("-m", "atspeed", *command)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 1

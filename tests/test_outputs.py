@@ -34,12 +34,12 @@ FOLDERS = {  # which write a folder
     "specgr.speed": f"specgr.speed {SPECGR} --results {{out}} --overwrite",
 }
 FILES = {  # which write a file
-    "inspect_data": "inspect_data toy --data_path {data} --output {out}.html",
+    "inspect": "inspect toy --data_path {data} --output {out}.html",
     "show_tree": "show_tree --output {out}.svg",
 }
 INDEX = f"build_index {TOY} --embeddings {{vectors}} --method rq-kmeans --codebooks 4,8 --index_name mine"
 LIMITED = {name: FOLDERS[name] for name in ("make_toy", "init_model", "process_data")} | {
-    "inspect_data": FILES["inspect_data"],
+    "inspect": FILES["inspect"],
     "build_index": INDEX,
 }
 
@@ -120,7 +120,7 @@ def test_of_two_runs_of_the_same_quality_the_second_says_so(world):
 
 
 def test_a_page_that_was_written_may_be_overwritten(world):
-    command = FILES["inspect_data"]
+    command = FILES["inspect"]
     assert start(world, command).returncode == 0
     assert "is there already" in last_line(start(world, command))
     assert start(world, f"{command} --overwrite").returncode == 0
@@ -155,7 +155,7 @@ INPUTS = {  # what is damaged -> the command that reads it
     "data/toy/sequential_train.txt": TRAIN,
     "raw.parquet": "process_data --input {raw_folder}/raw.parquet --output {out}",
     "raw.csv.gz": "process_data --input {raw_folder}/raw.csv.gz --output {out}",
-    "data/toy/interactions.parquet": "inspect_data toy --data_path {data} --output {out}.html",
+    "data/toy/interactions.parquet": "inspect toy --data_path {data} --output {out}.html",
     "made/facts.json": FOLDERS["grow_model"],
 }
 

@@ -13,9 +13,7 @@ from conftest import ROOT
 def flags(tmp_path):
     """Runs a script; gives (exit code, what it said on stderr, the flags that its stage was started with)."""
     python = tmp_path / "python"
-    python.write_text(
-        f'#!/bin/sh\n[ "$1" = -IS ] && exec {sys.executable} "$@"\n[ "$1" = -m ] && shift\nshift\nprintf "%s\\n" "$@"\n'
-    )
+    python.write_text(f'#!/bin/sh\n[ "$1" = -IS ] && exec {sys.executable} "$@"\nshift 3\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
 
     def run(script, *arguments, **variables):

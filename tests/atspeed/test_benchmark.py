@@ -18,7 +18,7 @@ from genrec.data.toy import make_toy
 def folder(tmp_path_factory):
     """The toy data, and no checkpoint."""
     folder = tmp_path_factory.mktemp("benchmark")
-    subprocess.run([sys.executable, "-m", "atspeed.tools.make_toy", "--output", folder / "data" / "toy"], check=True)
+    subprocess.run([sys.executable, "-m", "atspeed", "make-toy", "--output", folder / "data" / "toy"], check=True)
     return folder
 
 

@@ -102,7 +102,7 @@ def test_a_dry_run_prints_every_command_and_runs_none(tmp_path):
     grid = {"ALIGNMENT_OVER": "trie level", "SEEDS": "0 1", "ALPHAS": "0.5 0.7", "WDS": "0.1", "TARGET_SEEDS": "3 4"}
     output = succeed("reproduce", tmp_path, **(SETTINGS | bases | grid))
     commands = [line for line in output.splitlines() if not line.startswith("==") and "validation says" not in line]
-    called = [re.search(r"script/(\w+)\.sh|tools\.(\w+)", line)[0] for line in commands]
+    called = [re.search(r"script/(\w+)\.sh|-m atspeed ([\w-]+)", line)[0] for line in commands]
     trainings = [line for line in commands if "script/train.sh" in line]
     assert len(called) == 2 * 4 + len(trainings) + 1
     assert len(set(trainings)) == 2 * (2 + 2 * (2 + 1)), "SFTModel has no alpha; the first seed is searched over"

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from atspeed.commands import gpu_check
 from atspeed.gpu import gpu_checks
 from atspeed.gpu.gpu_models import SkippedCheck
-from atspeed.tools import gpu_check
 from conftest import ROOT, environment, script
 
 BEYOND = ("accelerate", "datasets", "duckdb", "fire", "matplotlib", "pandas", "peft", "sentencepiece")
@@ -76,12 +76,12 @@ class Without:
     def __getattr__(self, name):
         return getattr(self.finder, name)
 sys.meta_path[:] = map(Without, sys.meta_path)
-from atspeed.tools.gpu_check import check
+from atspeed.commands.gpu_check import check
 for name in ("device and versions", "clock", "equality in float32"):
     print(check(name, "cpu", True, {str(tmp_path)!r})[0])
 sys.argv = ["gpu_check", "--output", {str(tmp_path / "no")!r}, "--device", "gpu", "--small", "true", "--minutes", "5"]
 from genrec.runtime.cli import run
-from atspeed.tools.gpu_check import main
+from atspeed.commands.gpu_check import main
 run(main)
 """
     done = subprocess.run(

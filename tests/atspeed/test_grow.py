@@ -13,8 +13,8 @@ from atspeed.benchmark.growth import grown, plan_growth, save_grown
 from atspeed.checkpoints.checkpoint import DataSetting, open_checkpoint, save_checkpoint
 from atspeed.checkpoints.loading import add_item_tokens, init_model, load_model, load_tokenizer
 from atspeed.checkpoints.shapes import SHAPES, Shape
+from atspeed.commands import grow_model
 from atspeed.prompts import encode_prompts, left_pad
-from atspeed.tools import grow_model
 from beamsd import Trie, beam_search
 from conftest import environment, program, random_items, random_prompts, tiny_model
 from genrec.data.dataset import load_dataset

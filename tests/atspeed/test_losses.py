@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-import train
+from atspeed.commands import train
 from atspeed.training.losses import cross_entropy, kl, mask_illegal, masked_mean, topk_alignment, tvd
 
 

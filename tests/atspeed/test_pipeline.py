@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from atspeed import Recommender
-from conftest import ROOT, STAGES, environment, program, script, succeed
+from conftest import ROOT, STAGE_COMMANDS, STAGES, environment, program, script, succeed
 from genrec.data.catalogue import Catalogue
 from genrec.data.toy import make_toy
 from genrec.evaluation.baselines import BASELINES
@@ -79,7 +79,7 @@ def test_the_pipeline_ends_with_a_checked_table(world):
         assert len(set(line["items"])) == len(line["items"])
     for stage in STAGES:
         blank, header, shown = (folder / "log" / f"{stage}.log").read_text().split("\n", 2)
-        start = rf"== \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \S+/python\S* (\S+/code/|-m atspeed\.tools\.){stage}(\.py)? "
+        start = rf"== \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \S+/python\S* -m atspeed {STAGE_COMMANDS.get(stage, stage)} "
         assert blank == ""
         assert re.fullmatch(rf"{start}.*--dataset toy .*", header)
         assert shown in logs[stage] + "\n"

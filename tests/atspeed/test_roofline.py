@@ -5,7 +5,7 @@ import pytest
 
 from atspeed.benchmark import floors
 from atspeed.checkpoints.shapes import Shape
-from atspeed.tools import roofline
+from atspeed.commands import roofline
 from genrec.runtime.errors import UserError
 
 SHAPE = Shape(

@@ -5,7 +5,7 @@ import pytest
 from atspeed.benchmark.methods import BASELINE, GENERATE
 from atspeed.benchmark.runner import Record
 from atspeed.benchmark.sweeps import point, save_sweep, sweep_table
-from atspeed.tools.sweep import _settings
+from atspeed.commands.sweep import _settings
 from genrec.runtime.errors import UserError
 
 

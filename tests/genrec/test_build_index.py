@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from atspeed.tools import build_index
+from atspeed.commands import build_index
 from conftest import ROOT, environment, save_encoder, succeed, vectors
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import load_dataset

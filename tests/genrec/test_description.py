@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from atspeed.tools.inspect_data import main
+from atspeed.commands.inspect import main
 from beamsd import Trie
 from conftest import BEAUTY
 from genrec.data.catalogue import Catalogue, find_index
@@ -161,7 +161,7 @@ class Page(HTMLParser):
 def test_the_command_writes_one_page_that_fetches_nothing(world, tmp_path):
     folder, toy, _ = world
     done = subprocess.run(
-        [sys.executable, "-m", "atspeed.tools.inspect_data", "toy"], cwd=tmp_path, text=True, capture_output=True,
+        [sys.executable, "-m", "atspeed", "inspect", "toy"], cwd=tmp_path, text=True, capture_output=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

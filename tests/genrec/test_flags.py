@@ -8,15 +8,14 @@ import typing
 
 import pytest
 
-from conftest import ROOT
+from atspeed.__main__ import command_names
 from genrec.runtime.errors import UserError
 from genrec.runtime.flags import RANGES, Flag, convert, help_text, meanings, read_flags
 from specgr.configuration.config import all_flags
 
 UNBOUNDED = {"threshold", "thresholds"}
-PROGRAMS = [path.stem for path in sorted((ROOT / "code").glob("*.py"))]
+PROGRAMS = [f"atspeed.commands.{name.replace('-', '_')}" for name in command_names()]
 PROGRAMS += ["specgr.process_data"]
-PROGRAMS += [f"atspeed.tools.{path.stem}" for path in sorted((ROOT / "code/atspeed/tools").glob("[!_]*.py"))]
 
 
 def numbers(hints):

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from atspeed.tools import process_data
+from atspeed.commands import process_data
 from conftest import BEAUTY, STAGES, save_encoder, script, succeed
 from genrec.data.dataset import load_dataset
 from genrec.data.split_report import count_splits
@@ -408,7 +408,7 @@ def test_an_interruption_leaves_nothing_and_the_next_run_what_an_unbroken_one_do
     """What kill -9 leaves, half a folder under a name of its own, is removed by the run that comes after."""
     source = tmp_path / "raw.csv"
     ratings(*((300_000, 9_000, 5_000) if by == signal.SIGINT else (60_000, 2_000, 1_000))).to_csv(source, index=False)
-    command = [sys.executable, "-m", "atspeed.tools.process_data", "--input", source, "--output", tmp_path / OUT]
+    command = [sys.executable, "-m", "atspeed", "process-data", "--input", source, "--output", tmp_path / OUT]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell runs in the background ignores it
     stage = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heard)
     while not list(tmp_path.glob(".out.partial-*/work")):
@@ -510,7 +510,7 @@ def test_two_commands_lead_from_raw_data_to_a_data_set(tmp_path, name):
     assert data.splits.items() <= data.catalogue.identifiers.keys()
     assert data.catalogue.levels == 4
     if name == "reviews_2014_5.json.gz":
-        command = [sys.executable, "-m", "atspeed.tools.init_model", "--output", tmp_path / "base", "--layers", "2"]
+        command = [sys.executable, "-m", "atspeed", "init-model", "--output", tmp_path / "base", "--layers", "2"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         said = [succeed(stage, tmp_path, *(["--full"] if stage == STAGES[0] else []), **variables) for stage in STAGES]
         assert "lists identical for all methods; 0 differ" in said[STAGES.index("inference")]

@@ -22,7 +22,7 @@ def toy():
 
 def test_the_command_writes_the_shipped_files_byte_for_byte(tmp_path, toy):
     made = tmp_path / "toy"
-    subprocess.run([sys.executable, "-m", "atspeed.tools.make_toy", "--output", made, "--seed", "0"], check=True)
+    subprocess.run([sys.executable, "-m", "atspeed", "make-toy", "--output", made, "--seed", "0"], check=True)
     shipped = {path.name: path.read_bytes() for path in (ROOT / "data/toy").iterdir()}
     assert {path.name: path.read_bytes() for path in made.iterdir()} == shipped
     in_memory = make_toy()

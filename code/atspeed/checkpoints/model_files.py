@@ -20,7 +20,7 @@ AGAIN = "fetch or write the folder again"
 def no_model(path: str) -> UserError:
     return UserError(
         f"{path}: no model there; give a folder or a Hugging Face name, or make a random one: "
-        f"python -m atspeed.tools.init_model --output {path} --shape tiny"
+        f"atspeed init-model --output {path} --shape tiny"
     )
 
 

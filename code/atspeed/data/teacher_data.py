@@ -42,7 +42,7 @@ class TeacherPlan:
     def samples(self, dataset: Dataset, setting: DataSetting) -> list[Sample]:
         """The samples that the teacher answers, in order."""
         samples = dataset.samples(self.split, max_history=setting.max_history, subseq=self.subseq)
-        return take(samples, self.max_users, self.seed)
+        return list(take(samples, self.max_users, self.seed))
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def stages(scope: GPUScope) -> list[str]:
         "LEARNING_RATE": "2e-3", "WARMUP_STEPS": "5", "SELECT_USERS": str(scope.take(200, 8)),
         "RUN_BEAM_SIZES": "1,5",
     }  # fmt: skip
-    init = ["atspeed.tools.init_model", "--output", base, "--shape", "tiny", "--layers", str(scope.take(4, 1))]
+    init = ["atspeed", "init-model", "--output", base, "--shape", "tiny", "--layers", str(scope.take(4, 1))]
     start(variables, sys.executable, "-m", *init)
     rows = []
     for stage in ("finetune_llama", "generate_teacher_data", "train", "inference"):

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from atspeed.benchmark.methods import GAMMA
-from atspeed.checkpoints.checkpoint import CATALOGUE, DataSetting
 from atspeed.checkpoints.loading import check_same_vocabulary, load_model, load_tokenizer
 from atspeed.checkpoints.shapes import check_dtype
 from atspeed.prompts import PromptEncoder, left_pad
+from atspeed.recommend.served import Item, ServedCatalogue
 from atspeed.template import LC_REC, PromptTemplate
 from beamsd import Auto, Prefix, Trie
 from genrec.data.catalogue import Catalogue
-from genrec.data.item_numbers import read_raw_ids
-from genrec.runtime.artefacts import from_facts, read_facts
 from genrec.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Item = int | str  # its number, or its raw id where the recommender knows them
 SERVED = 16  # allow-lists whose tries are kept
 
 
@@ -36,6 +33,8 @@ class Recommendation:
 
     items: list[Item]
     scores: list[float]  # cumulative log-probabilities of their identifiers
+    target_calls: int = field(default=0, compare=False)  # forwards of the target that it took
+    accepted_levels: int = field(default=0, compare=False)  # drafted levels that the target accepted, of all its rounds
 
 
 @dataclass(frozen=True)
@@ -66,48 +65,48 @@ class Recommender:
         draft: PreTrainedModel | None = None, *, cutoff: int = 512, template: PromptTemplate = LC_REC,
         max_history: int = 20, batch_size: int = 32,
         draft_width: int | None = None, gamma: int = GAMMA, raw_ids: Mapping[str, int] | None = None,
+        stop: Collection[int] = (),
     ):  # fmt: skip
         """target, draft: on one device, in eval mode. tokenizer: has the catalogue's tokens. cutoff: tokens of prompt
         and identifier. template: of the prompt that the target was trained on. max_history: the last so many items of a
         history are read. batch_size: histories that are decoded at once. draft_width: N; None is twice K. gamma: levels
         drafted a round. raw_ids: raw id -> item number; where there are some, histories hold raw ids, and so do
-        lists."""
+        lists. stop: items that are not to stand in any list."""
         self.target, self.draft, self.catalogue = target, draft, catalogue
-        self.max_history, self.batch_size, self.raw_ids = max_history, batch_size, raw_ids
-        self._names = None if raw_ids is None else {number: name for name, number in raw_ids.items()}
+        self.max_history, self.batch_size = max_history, batch_size
+        self.served = ServedCatalogue(catalogue, frozenset(catalogue.identifiers.keys() - set(stop)), raw_ids)
         self._encoder = PromptEncoder(tokenizer, catalogue, cutoff, template)
         self._prefix = Prefix(self._encoder.before) if self._encoder.before else None
         self._auto = Auto(draft_width, gamma)
-        self._all = ServedItems.of(catalogue.identifiers, self._encoder.identifiers, target.device)
+        self._all = ServedItems.of(self.served.items, self._encoder.identifiers, target.device)
         self._allowed: OrderedDict[frozenset[int], ServedItems] = OrderedDict()
 
     @classmethod
     def from_pretrained(
         cls, target: str | Path, draft: str | Path | None = None, *, raw_ids: str | Path | None = None,
-        dtype: str = "float32", device: str | torch.device | None = None, batch_size: int = 32,
-        draft_width: int | None = None, gamma: int = GAMMA,
+        index: str | Path | None = None, stop: Collection[int] = (), dtype: str = "float32",
+        device: str | torch.device | None = None, batch_size: int = 32, draft_width: int | None = None,
+        gamma: int = GAMMA,
     ) -> Recommender:  # fmt: skip
         """Load what stage 1 and, for a draft, stage 3 have written. raw_ids: a Parquet or CSV file of columns raw_id
-        and item, such as the items.parquet of a data set. device: None is a GPU if there is one. The rest: see the
-        class.
+        and item, such as the items.parquet of a data set. index: an identifier index whose items are listed in place
+        of those of training: some may have joined it, and some may have gone. device: None is a GPU if there is one.
+        The rest: see the class.
 
-        Raises UserError for a folder that is not there, not finished, or a draft of another catalogue.
+        Raises UserError for a folder that is not there, not finished, or a draft or an index of another catalogue.
         """
         check_dtype(dtype)
-        catalogue, setting = open_served(target, "finetune_llama")
-        if draft is not None and open_served(draft, "train")[0].fingerprint != catalogue.fingerprint:
-            raise UserError(f"{draft}: was trained for another catalogue than that of {target}")
+        served, setting = ServedCatalogue.open(target, draft, index=index, raw_ids=raw_ids, stop=stop)
         tokenizer = load_tokenizer(str(target))
         if draft is not None:
-            check_same_vocabulary(str(draft), tokenizer, catalogue)
+            check_same_vocabulary(str(draft), tokenizer, served.catalogue)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         models = [path and load_model(str(path), dtype, device) for path in (target, draft)]
-        known = None if raw_ids is None else read_raw_ids(Path(raw_ids), catalogue)
         return cls(
-            models[0], tokenizer, catalogue, models[1], cutoff=setting.cutoff, template=setting.prompt,
-            max_history=setting.max_history,
-            batch_size=batch_size, draft_width=draft_width, gamma=gamma, raw_ids=known,
+            models[0], tokenizer, served.catalogue, models[1], cutoff=setting.cutoff, template=setting.prompt,
+            max_history=setting.max_history, batch_size=batch_size, draft_width=draft_width, gamma=gamma,
+            raw_ids=served.raw_ids, stop=served.catalogue.identifiers.keys() - served.items,
         )  # fmt: skip
 
     def recommend(
@@ -142,7 +141,7 @@ class Recommender:
 
     def knows(self, history: Sequence[Item]) -> bool:
         """Whether some item of it is in the catalogue."""
-        return bool(self._numbers(0, history, "skip"))
+        return any(self.served.number(item) is not None for item in history)
 
     def report(self) -> str:
         """Who drafts, and why: a Markdown table for each kind of batch."""
@@ -152,9 +151,7 @@ class Recommender:
         self, histories: Sequence[Sequence[Item]], k: int, exclude: Sequence[Collection[Item]] | None,
         exclude_seen: bool, allow: Sequence[Collection[Item] | None] | None, on_unknown: str,
     ) -> list[Request]:  # fmt: skip
-        most = len(self._all.items_of)
-        if not 1 <= k <= most:
-            raise UserError(f"k {k}: must be from 1 to {most}, the identifiers that there are to recommend")
+        self.served.check_k(k)
         if on_unknown not in ("error", "skip"):
             raise UserError(f"on_unknown {on_unknown!r}: choose 'error' or 'skip'")
         for name, given in (("exclude", exclude), ("allow", allow)):
@@ -176,31 +173,18 @@ class Recommender:
         self, number: int, history: Sequence[Item], exclude: Collection[Item], exclude_seen: bool,
         allowed: frozenset[int] | None, on_unknown: str,
     ) -> Request:  # fmt: skip
-        items = self._numbers(number, history, on_unknown)
+        where = f"history {number}"
+        items = self.served.read(where, history, on_unknown)
         if not items:
-            raise UserError(f"history {number}: holds no item of the catalogue")
-        excluded = set(self._numbers(number, exclude, on_unknown)) | (set(items) if exclude_seen else set())
+            raise UserError(f"{where}: holds no item of the catalogue")
+        excluded = set(self.served.read(where, exclude, on_unknown)) | (set(items) if exclude_seen else set())
         return Request(self._encoder.encode(items[-self.max_history :]), excluded, allowed)
 
     def _allowed_items(self, number: int, allow: Collection[Item], on_unknown: str) -> frozenset[int]:
-        allowed = frozenset(self._numbers(number, allow, on_unknown))
+        allowed = self.served.items.intersection(self.served.read(f"history {number}", allow, on_unknown))
         if not allowed:
-            raise UserError(f"history {number}: its allow-list holds no item of the catalogue")
+            raise UserError(f"history {number}: its allow-list holds no item that there is to recommend")
         return allowed
-
-    def _numbers(self, number: int, items: Iterable[Item], on_unknown: str) -> list[int]:
-        known, found = self.catalogue.identifiers, []
-        for item in items:
-            one = item if self.raw_ids is None else self.raw_ids.get(str(item), -1)
-            if isinstance(one, int) and one in known:
-                found.append(one)
-            elif on_unknown == "error":
-                raise UserError(
-                    f"history {number}: item {item!r} is not in the catalogue"
-                    + (", which has item numbers" if self.raw_ids is None and not isinstance(item, int) else "")
-                    + "; leave it out, or pass on_unknown='skip'"
-                )
-        return found
 
     def _served(self, allowed: frozenset[int] | None) -> ServedItems:
         if allowed is None:
@@ -219,8 +203,13 @@ class Recommender:
             self.target, ids, mask, draft=self.draft, prefix=self._prefix, trie=served.trie, width=k,
             blocked=self._blocked(served, requests),
         )  # fmt: skip
+        calls, accepted = result.target_calls.tolist(), result.accepted.clamp(min=0).sum(-1).tolist()
         lists = zip(requests, result.sequences.tolist(), result.scores.tolist(), result.found.tolist(), strict=True)
-        return [self._named(served, request, paths[:n], scores) for request, paths, scores, n in lists]
+        ranked = [self._ranked(served, request, paths[:n], scores) for request, paths, scores, n in lists]
+        return [
+            Recommendation(self.served.names(items), scores, *cost)
+            for (items, scores), *cost in zip(ranked, calls, accepted, strict=True)
+        ]
 
     def _blocked(self, served: ServedItems, requests: Sequence[Request]) -> Tensor | None:
         """What no request may be given, of the identifiers all of whose items it excludes."""
@@ -235,17 +224,16 @@ class Recommender:
             return None
         return served.trie.blocked(torch.tensor(sequences), torch.tensor(rows), len(requests))
 
-    def _named(
+    def _ranked(
         self, served: ServedItems, request: Request, paths: Sequence[Sequence[int]], scores: Sequence[float]
-    ) -> Recommendation:
+    ) -> tuple[list[int], list[float]]:
         """Items that share an identifier stand in ascending order, each with its score; at most k of all."""
         ranked = [
             (item, score)
             for path, score in zip(paths, scores, strict=False)
             for item in served.items_of[tuple(path)] if item not in request.excluded
         ][: len(scores)]  # fmt: skip
-        names = [item if self._names is None else self._names[item] for item, _ in ranked]
-        return Recommendation(names, [score for _, score in ranked])
+        return [item for item, _ in ranked], [score for _, score in ranked]
 
 
 @dataclass(frozen=True)
@@ -255,9 +243,3 @@ class Request:
     prompt: list[int]
     excluded: set[int]
     allowed: frozenset[int] | None
-
-
-def open_served(path: str | Path, stage: str) -> tuple[Catalogue, DataSetting]:
-    """The catalogue that a model was trained for, and its limits. Raises UserError if it is not there or unfinished."""
-    facts = read_facts(Path(path), stage, stage)
-    return Catalogue.load(Path(path) / CATALOGUE), from_facts(str(path), facts, "setting", DataSetting)

@@ -2,14 +2,17 @@
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from genrec.data.catalogue import Catalogue, find_index
 from genrec.data.splits import Splits, check_split, load_splits
 from genrec.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Dataset:
         return samples
 
 
-def take(samples: list[Sample], most: int | None, seed: int) -> list[Sample]:
+def take(samples: Sequence[T], most: int | None, seed: int) -> Sequence[T]:
     """Returns at most `most` random samples (None: all) in their original order, the same for the same seed."""
     if most is None or most >= len(samples):
         return samples

@@ -5,7 +5,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import TextIO, TypeVar, get_type_hints
 
-from genrec.runtime.cli import is_main_process
+from genrec.runtime.cli import command_line, is_main_process
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import (
     FACTS,
@@ -27,6 +26,7 @@ from genrec.runtime.files import (
     write_json,
     written,
 )
+from genrec.runtime.machine import code_commit
 from genrec.runtime.text import read_json
 
 logger = logging.getLogger(__name__)
@@ -43,12 +43,14 @@ _held: dict[Path, TextIO] = {}  # locks by folder, held while this process works
 
 
 def make_facts(stage: str, arguments: dict, **more: object) -> dict:
-    """Returns the facts of an artefact: stage, arguments (with the seed), command, date, versions and `more`."""
+    """Returns the facts of an artefact: stage, arguments (with the seed), command, commit of the code, date, versions
+    and `more`."""
     return {
         "stage": stage,
         **more,
         "arguments": arguments,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
+        "commit": code_commit(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": {
             "python": platform.python_version(),

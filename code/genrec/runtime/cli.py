@@ -4,6 +4,7 @@ import gc
 import inspect
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -28,8 +29,10 @@ LONGEST = 300  # characters of an unexpected exception that a line shows
 _AGAIN = "run the same command again to go on: what was finished is kept"
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], arguments: list[str] | None = None) -> None:
     """Run `main` with the flags of the command line. Its parameters are the flags, its annotations their types.
+
+    arguments: the command line; None: all that the program was started with.
 
     What takes seconds to import (torch, transformers, pandas) `main` imports itself, after it has checked all that can
     be checked without, and so do the functions that need it: help and a refusal then come at once.
@@ -38,14 +41,16 @@ def run(main: Callable[..., None]) -> None:
     flags = {name: Flag(hints[name], each.default, RANGES.get(name)) for name, each in parameters.items()}
     # A first argument may go without its flag where `main` takes it so: `def main(dataset: str, /, …)`.
     positional = [name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY]
-    with start(main, flags, positional[0] if positional else None) as given:
+    with start(main, flags, positional[0] if positional else None, arguments) as given:
         main(*[given.pop(name) for name in positional], **given)
 
 
 @contextmanager
-def start(main: Callable[..., None], flags: dict[str, Flag], first: str | None = None) -> Iterator[dict[str, object]]:
+def start(
+    main: Callable[..., None], flags: dict[str, Flag], first: str | None = None, arguments: list[str] | None = None
+) -> Iterator[dict[str, object]]:
     """Read the command line of a program, in `errors_in_one_line`. With --help it prints the flags and exits."""
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     with errors_in_one_line():
         if {"--help", "-h"} & set(arguments):
             print(help_text(main.__doc__ or sys.modules[main.__module__].__doc__ or "", flags), flush=True)
@@ -114,15 +119,29 @@ def _end(line: str, code: int) -> NoReturn:
 
 def _keep_traceback() -> str:
     """Append the traceback of the exception at hand to the log file, and say where it is."""
-    default = Path(os.environ.get("LOG_DIR", "log")) / f"{Path(sys.argv[0]).stem}.log"
-    path = Path(os.environ.get("LOG_FILE", default))
+    path = Path(os.environ.get("LOG_FILE", log_file(Path(sys.argv[0]).stem)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now():%F %T} {' '.join(sys.argv)}\n{traceback.format_exc()}")
+            file.write(f"{datetime.now():%F %T} {command_line()}\n{traceback.format_exc()}")
     except OSError:  # as on a disk that is full
         return f"the traceback could not be written to {path}, which LOG_FILE changes"
     return f"the traceback is in {path}"
+
+
+def log_file(name: str) -> str:
+    """Where what is to be kept of a program's failure goes, unless LOG_FILE says otherwise."""
+    return f"{os.environ.get('LOG_DIR', 'log')}/{name}.log"
+
+
+def command_line() -> str:
+    """What this process was started with, to be pasted into a shell: `atspeed train …`, `python -m specgr.run …`."""
+    program, spec = [Path(sys.argv[0]).name], getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None:  # started by -m
+        program = ["python", "-m", spec.name.removesuffix(".__main__")]
+    elif program[0].endswith(".py"):
+        program = ["python", sys.argv[0]]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def leave_process_group() -> None:

@@ -1,6 +1,7 @@
-"""The machine: its name, beside which times are reported, and its free memory."""
+"""The machine: its name, beside which times are reported, its free memory; and which code runs on it."""
 
 import platform
+import subprocess
 from pathlib import Path
 
 
@@ -11,6 +12,23 @@ def machine_name(device: object) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def code_commit() -> str | None:
+    """The commit of the checkout that this code is in, with "-dirty" if its files differ. None outside of one."""
+    folder = Path(__file__).parent
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # an installed copy may lie in another project's checkout
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def free_memory() -> int:

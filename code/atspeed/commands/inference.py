@@ -1,7 +1,7 @@
 r"""Stage 4: speculative beam search against gamma 0 and against transformers' `generate`, checked to be equal.
 
     bash script/inference.sh
-    accelerate launch code/inference.py --dataset toy --target_model output/toy/target \
+    atspeed inference --dataset toy --target_model output/toy/target \
         --draft_model output/toy/draft-AtSpeedSModel --output_dir output/toy/results
 
 Without a draft, gamma 0 (tree attention alone) is compared with `generate`. --stop_list FILE: items, one number a line
@@ -23,7 +23,6 @@ from genrec.data.catalogue import read_stop_list
 from genrec.data.dataset import load_dataset, take
 from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import is_done, new_folder
-from genrec.runtime.cli import run
 from genrec.runtime.files import sha256, write_text
 from genrec.runtime.machine import machine_name
 
@@ -109,7 +108,3 @@ def main(
         save_report(folder, table, headline)
         write_text(folder / "recommendations.jsonl", recommendations(widest, samples, served.items_of, tokens))
     print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{verdict(records, bench.exact)}\nwritten to {output}")
-
-
-if __name__ == "__main__":
-    run(main)

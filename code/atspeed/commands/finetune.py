@@ -1,7 +1,7 @@
 """Stage 1: fine-tune the target on the training samples, with LoRA or as a whole.
 
     bash script/finetune_llama.sh
-    accelerate launch code/finetune_llama.py --base_model model/tiny --output_dir output/toy/target --dataset toy
+    atspeed finetune --base_model model/tiny --output_dir output/toy/target --dataset toy
 
 Writes a checkpoint that stands on its own: merged weights, tokenizer with the item tokens, identifiers, facts.
 """
@@ -18,7 +18,7 @@ from atspeed.training.precision import check_mixed_precision, check_precision, c
 from atspeed.training.schedule import Schedule
 from genrec.data.dataset import load_dataset, take
 from genrec.runtime.artefacts import already_done, clear, is_done, make_facts
-from genrec.runtime.cli import process_count, run
+from genrec.runtime.cli import process_count
 
 STAGE = "finetune_llama"
 FREE = ("output_dir", "report_to", "save_steps", "overwrite")  # do not change the result
@@ -98,7 +98,7 @@ def main(
     schedule = replace(schedule, mixed_precision=precision)
     tokenizer = teach_tokenizer(base_model, data.catalogue)
     check_positions(base_model, cutoff, "pass one")
-    train, valid = (encode_samples(tokenizer, data.catalogue, samples, cutoff, prompt) for samples in (train, valid))
+    encoded = [encode_samples(tokenizer, data.catalogue, samples, cutoff, prompt) for samples in (train, valid)]
     set_seed(seed)
     model = load_model(base_model, weights, training_device(), quantised)
     item_tokens = add_item_tokens(model, tokenizer, data.catalogue)
@@ -109,24 +109,21 @@ def main(
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
             return
-    history = HistoryLoss.of(train.prompts, item_tokens, data.catalogue.levels) if history_loss else None
+    history = HistoryLoss.of(encoded[0].prompts, item_tokens, data.catalogue.levels) if history_loss else None
     results = fit(
-        model, Alignment(make_objective("SFTModel", 0)), Samples(train.prompts, train.responses, history=history),
-        Samples(valid.prompts, valid.responses), work, schedule, state.num_processes,
+        model, Alignment(make_objective("SFTModel", 0)),
+        Samples(encoded[0].prompts, encoded[0].responses, history=history),
+        Samples(encoded[1].prompts, encoded[1].responses), work, schedule, state.num_processes,
     )  # fmt: skip
     trained = whole_weights(model)
     if state.is_main_process:
         if not full:
             base = load_model(base_model, weights)
             add_item_tokens(base, tokenizer, data.catalogue)
-            model, trained = merge_lora(model, trained, base), None
+            model = merge_lora(model, trained, base)
         facts = make_facts(
             STAGE, arguments, setting=asdict(DataSetting.of(data, max_history, cutoff, prompt)), results=results
         )
-        save_checkpoint(output, model, tokenizer, data, facts, trained)
+        save_checkpoint(output, model, tokenizer, data, facts, trained if full else None)
         clear(work)
         print(f"{output}: eval_loss {results['eval_loss']:.4f} after {results['epochs']:.0f} epochs")
-
-
-if __name__ == "__main__":
-    run(main)

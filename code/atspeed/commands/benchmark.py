@@ -1,9 +1,9 @@
 r"""Time every way to decode: methods x K x batch x precision, after checking that their lists are equal.
 
     bash script/benchmark.sh
-    python -m atspeed.tools.benchmark --dataset beauty --target_model output/beauty/target \
+    atspeed benchmark --dataset beauty --target_model output/beauty/target \
         --draft_model output/beauty/draft-AtSpeedSModel --output_dir output/beauty/benchmark
-    python -m atspeed.tools.benchmark --dataset beauty --shape llama-160m --output_dir output/random  # random weights
+    atspeed benchmark --dataset beauty --shape llama-160m --output_dir output/random  # random weights
 
 Methods take turns on every batch of one run. In float32 the lists of all methods that promise it must equal those of
 `generate`, or the run ends; in other precisions equal lists are counted. Writes a CSV, a Markdown page and a plot
@@ -24,7 +24,6 @@ from atspeed.template import LC_REC
 from genrec.data.dataset import Dataset, load_dataset, take
 from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import already_done, make_facts, read_facts, write_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
@@ -217,7 +216,3 @@ def describe(path: str | None, shape: str | None, model: "PreTrainedModel | None
         return f"{shape} ({size}, random)"
     grown = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama").get("grown")
     return f"{path} ({size}{', grown from a smaller one' if grown else ''})"
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,6 +1,6 @@
 r"""Enlarge a trained LLaMA checkpoint without changing its function: time a 7B that behaves like the small model.
 
-    python -m atspeed.tools.grow_model --model output/toy/target --output output/toy/target-7b --shape llama-7b \
+    atspeed grow-model --model output/toy/target --output output/toy/target-7b --shape llama-7b \
         --dtype bfloat16
 
 --model is what stage 1 or stage 3 wrote; the output can stand in its place, and has a fingerprint of its own. --shape
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from atspeed.checkpoints.shapes import check_dtype, check_shape
 from genrec.runtime.artefacts import hold, make_facts, read_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import check_new
 
@@ -36,7 +35,3 @@ def main(model: str, output: str, shape: str, dtype: str = "float32", seed: int 
     growth = plan_growth(model, chosen)
     count = save_grown(path, growth, getattr(torch, weights), seed, make_facts(STAGE, arguments, **growth.describe()))
     print(f"{output}: {model} as {shape}, {count / 1e6:.1f} M weights in {dtype}, the same function")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 r"""Decode with one parameter varied: the draft width, the levels drafted a round, or the draft itself.
 
     PARAMETER=draft_beam_size VALUES="20 40 80" bash script/sweep.sh
-    python -m atspeed.tools.sweep --dataset beauty --target_model output/beauty/target --parameter gamma \
+    atspeed sweep --dataset beauty --target_model output/beauty/target --parameter gamma \
         --values 1,2,3 --draft_models output/beauty/draft-AtSpeedSModel --output_dir output/beauty/sweep
 
 --parameter: draft_beam_size (N), gamma, or alpha or layers, of which each value has a draft of its own, in the order of
@@ -30,7 +30,6 @@ from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.dataset import load_dataset, take
 from genrec.runtime.artefacts import is_done, new_folder
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
@@ -149,7 +148,3 @@ def _methods(
             target, drafts[draft], items, width, gamma, names=(SPECULATIVE,)
         )[SPECULATIVE]  # fmt: skip
     return methods
-
-
-if __name__ == "__main__":
-    run(main)

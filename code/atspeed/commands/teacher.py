@@ -1,7 +1,7 @@
 r"""Stage 2: let the target answer every training and validation prompt with its own top-K beams.
 
     bash script/generate_teacher_data.sh
-    accelerate launch code/generate_teacher_data.py --dataset toy --target_model output/toy/target \
+    atspeed teacher --dataset toy --target_model output/toy/target \
         --output_dir output/toy
 
 Writes OUTPUT_DIR/train_teacher_data and OUTPUT_DIR/eval_teacher_data, shard by shard; what is there already is kept.
@@ -17,7 +17,6 @@ from atspeed.checkpoints.shapes import check_dtype
 from atspeed.data.teacher_data import STAGE, TRIE, Manifest, TeacherPlan, check_alignment_over
 from genrec.data.dataset import Sample, load_dataset
 from genrec.runtime.artefacts import already_done, is_done, make_facts, write_facts
-from genrec.runtime.cli import run
 from genrec.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -102,7 +101,3 @@ def main(
             written.append(f"{folder}: {len(samples)} prompts, {beam_size} beams each")
     bar.close()
     print("\n".join(written), end="\n" if written else "")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,9 +1,9 @@
 r"""One comparison of several, each of another target: means over targets and seeds of drafts, intervals over users.
 
-    python -m atspeed.tools.combine --output_dir output/beauty/comparison \
+    atspeed combine --output_dir output/beauty/comparison \
         --comparisons output/target-0/beauty/comparison/NAME,output/target-1/beauty/comparison/NAME
 
-Takes folders of `atspeed.tools.compare`, and writes one like them. They must have the same users and settings.
+Takes folders of `atspeed compare`, and writes one like them. They must have the same users and settings.
 """
 
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 from atspeed.benchmark.comparison import save_comparison
 from atspeed.benchmark.report import short
 from genrec.runtime.artefacts import is_done, new_folder, read_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 
 STAGE, PART = "combine", "compare"
@@ -45,7 +44,3 @@ def main(comparisons: tuple[str, ...], output_dir: str, overwrite: bool = False)
     with new_folder(output, STAGE, made_of, headline=headline) as folder:
         print(save_comparison(folder, users, times, headline, verdicts))
     print(f"written to {output}")
-
-
-if __name__ == "__main__":
-    run(main)

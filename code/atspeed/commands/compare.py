@@ -1,7 +1,7 @@
 r"""Compare drafts: every one under strict and relaxed verification, beside gamma 0 and `generate`.
 
     bash script/compare.sh
-    python -m atspeed.tools.compare --dataset beauty --target_model output/beauty/target \
+    atspeed compare --dataset beauty --target_model output/beauty/target \
         --output_dir output/beauty/compared \
         --draft_models output/beauty/draft-SFTModel,output/beauty/draft-AtSpeedSModel
 
@@ -9,7 +9,7 @@ All methods take turns on every request of one run. Strict lists must equal thos
 in the catalogue, or the run ends. Relaxed lists are drawn --draws times, for --drawn_users. Seeds are averaged, with
 intervals over users. Writes comparison.csv, comparison.md and comparison.png, intervals.csv, differences.csv (paired),
 times.csv and users.parquet to a folder of --output_dir that is named by the settings and a hash of the drafts. A run
-that was interrupted goes on where it was. `python -m atspeed.tools.combine` makes one of several targets' comparisons.
+that was interrupted goes on where it was. `atspeed combine` makes one of several targets' comparisons.
 """
 
 import random
@@ -25,7 +25,6 @@ from atspeed.checkpoints.shapes import check_dtype
 from atspeed.training.objectives import make_objective
 from genrec.data.dataset import load_dataset, take
 from genrec.runtime.artefacts import is_done, new_folder, read_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
@@ -147,7 +146,3 @@ def name_of(path: str) -> str:
         ).alignment_over
         label += [asked] if asked != default else []
     return draft_name("-".join(label + ([] if made.get("density", True) else ["no-density"])), made["seed"])
-
-
-if __name__ == "__main__":
-    run(main)

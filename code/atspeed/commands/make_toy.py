@@ -1,6 +1,6 @@
 """Write the toy data set: users who follow tastes over a hierarchical catalogue, deterministic in its arguments.
 
-python -m atspeed.tools.make_toy --output data/toy --seed 0 --n_items 1000 --n_users 2000
+atspeed make-toy --output data/toy --seed 0 --n_items 1000 --n_users 2000
 
 --new_items 0.35: that share of the items comes out over time, and every item has a text embedding.
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 
 from genrec.data.toy import make_toy
 from genrec.runtime.artefacts import hold
-from genrec.runtime.cli import run
 from genrec.runtime.files import check_output
 
 
@@ -26,7 +25,3 @@ def main(
     hold(Path(output))
     toy.save(Path(output))
     print(f"{output}: {len(toy.splits.train)} users, {len(toy.splits.items())} items")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 r"""Stage 3: train the draft on the recommendation loss and an alignment loss, and keep what the target accepts most of.
 
     bash script/train.sh
-    accelerate launch code/train.py --dataset toy --model_class AtSpeedSModel --base_model model/tiny \
+    atspeed train --dataset toy --model_class AtSpeedSModel --base_model model/tiny \
         --target_model output/toy/target --train_data output/toy/train_teacher_data \
         --valid_data output/toy/eval_teacher_data --output_dir output/toy/draft
 """
@@ -22,7 +22,7 @@ from atspeed.training.precision import check_mixed_precision, check_precision
 from atspeed.training.schedule import Schedule, check_selection
 from genrec.data.dataset import Dataset, load_dataset, take
 from genrec.runtime.artefacts import already_done, clear, is_done, make_facts
-from genrec.runtime.cli import process_count, run
+from genrec.runtime.cli import process_count
 from genrec.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -175,7 +175,3 @@ def _samples(tokenizer, data, target, teacher: TeacherData, width: int) -> "Samp
         target.setting.prompt,
     )
     return Samples(encoded.prompts, encoded.responses, teacher, width)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,6 +1,6 @@
 """One page about a data set, to be looked at before training.
 
-    python -m atspeed.tools.inspect_data beauty
+    atspeed inspect beauty
 
 Interactions over time with the cuts, history lengths, popularity, codes by level, children by prefix, cold items,
 shared identifiers. Writes output/DATASET/data.html, or --output FILE. Times are read from interactions.parquet, which
@@ -10,7 +10,6 @@ script/process_data.sh writes; without it the page says so. --max_history: the i
 from pathlib import Path
 
 from genrec.data.dataset import load_dataset
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import check_new, check_output, write_text
 
@@ -36,7 +35,3 @@ def main(
 
     write_text(path, make_page(data, str(folder), read_times(folder, data.splits), max_history))
     print(f"written to {path}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 r"""Recommend K items to every user of a file, or of a split of a data set: one row a user, in Parquet.
 
     TARGET_MODEL=output/toy/target INPUT=users.jsonl OUTPUT=lists bash script/recommend.sh
-    python -m atspeed.tools.recommend --target_model output/toy/target --histories users.parquet --output_dir lists
+    atspeed recommend --target_model output/toy/target --histories users.parquet --output_dir lists
 
 --histories: JSON lines, CSV or Parquet of user and history (items, oldest first); or --dataset and --split. Writes
 shard-….parquet of user, items and scores, in the order of the users, each whole or not at all. Killed at any moment and
@@ -22,7 +22,6 @@ from atspeed.checkpoints.shapes import check_dtype
 from atspeed.data.shards import claim_shard, clear_claims
 from genrec.data.histories import HistoryFile, Row
 from genrec.runtime.artefacts import already_done, fingerprint, is_done, make_facts, read_facts, write_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, sha256
 from genrec.runtime.progress import progress_bar
@@ -80,18 +79,16 @@ def main(
         return
 
     from atspeed.processes import this_process
-    from atspeed.recommend.recommender import Recommender, open_served
+    from atspeed.recommend.recommender import Recommender
+    from atspeed.recommend.served import ServedCatalogue
     from genrec.data.catalogue import read_stop_list
-    from genrec.data.item_numbers import read_raw_ids
 
-    catalogue, _ = open_served(target_model, "finetune_llama")
-    check_fit(catalogue, "k", k)
-    known = None if raw_ids is None else read_raw_ids(Path(raw_ids), catalogue)
-    stopped = read_stop_list(Path(stop_list), catalogue) if stop_list else set()
-    items = catalogue.identifiers.keys() if known is None else known.keys()
+    served, _ = ServedCatalogue.open(target_model, draft_model, raw_ids=raw_ids)
+    stopped = read_stop_list(Path(stop_list), served.catalogue) if stop_list else set()
+    check_fit(served.catalogue.without(stopped), "k", k)
 
     def problem(history: list) -> str | None:
-        unknown = next((item for item in history if (item if known is None else str(item)) not in items), None)
+        unknown = served.unknown(history)
         if on_unknown == "error" and unknown is not None:
             return f"item {unknown!r} is not in the catalogue; pass --on_unknown skip to leave such items out"
         if on_unknown == "error" and not history:
@@ -107,20 +104,15 @@ def main(
             clear_claims(output)
     state.wait_for_everyone()
     recommender = Recommender.from_pretrained(
-        target_model, draft_model, raw_ids=raw_ids, dtype=dtype, device=state.device, batch_size=batch_size,
-        draft_width=draft_beam_size, gamma=gamma,
+        target_model, draft_model, raw_ids=raw_ids, stop=stopped, dtype=dtype, device=state.device,
+        batch_size=batch_size, draft_width=draft_beam_size, gamma=gamma,
     )  # fmt: skip
-    allowed = None
-    if stopped:
-        names = {number: name for name, number in (known or {}).items()}
-        left = sorted(catalogue.identifiers.keys() - stopped)
-        allowed = frozenset(left if known is None else [names[item] for item in left])
     n_shards = -(-users // shard_size)
     bar = progress_bar(users, "recommend", "user")
     for shard, rows in enumerate(_shards(source, shard_size)):
         path = output / f"shard-{shard:05d}-of-{n_shards:05d}.parquet"
         if not path.is_file() and claim_shard(path):
-            _write(path, recommender, rows, k, exclude_seen, allowed, on_unknown, bar.update)
+            _write(path, recommender, rows, k, exclude_seen, on_unknown, bar.update)
         else:
             bar.update(len(rows))
     bar.close()
@@ -145,8 +137,8 @@ def _shards(source: HistoryFile | list[Row], size: int) -> Iterator[list[Row]]:
 
 
 def _write(
-    path: Path, recommender: Recommender, rows: list[Row], k: int, exclude_seen: bool, allowed: frozenset | None,
-    on_unknown: str, advance: Callable[[int], object],
+    path: Path, recommender: Recommender, rows: list[Row], k: int, exclude_seen: bool, on_unknown: str,
+    advance: Callable[[int], object],
 ) -> None:  # fmt: skip
     """The lists of these users as one file. A user without a known item has an empty one."""
     import pyarrow as pa
@@ -158,16 +150,15 @@ def _write(
     for start in range(0, len(able), step):
         chosen = able[start : start + step]
         found = recommender.recommend(
-            [rows[number][1] for number in chosen], k, exclude_seen=exclude_seen, on_unknown=on_unknown,
-            allow=None if allowed is None else [allowed] * len(chosen),
-        )  # fmt: skip
+            [rows[number][1] for number in chosen], k, exclude_seen=exclude_seen, on_unknown=on_unknown
+        )
         for number, each in zip(chosen, found, strict=True):
             lists[number] = each.items, each.scores
         advance(len(chosen))
     advance(len(rows) - len(able))
     users = [user for user, _ in rows]
     whole = all(isinstance(user, int) for user in users)
-    item = pa.int64() if recommender.raw_ids is None else pa.string()
+    item = pa.int64() if recommender.served.raw_ids is None else pa.string()
     table = pa.table(
         {
             "user": pa.array(users if whole else list(map(str, users))),
@@ -188,7 +179,3 @@ def _digest(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()[:16]
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,8 +1,8 @@
 r"""Set each measured time beside its floor, and predict other devices, from the calls and tokens that were counted.
 
-    python -m atspeed.tools.roofline --results docs/results/benchmark/batch-1-float32.csv --shape llama-160m \
+    atspeed roofline --results docs/results/benchmark/batch-1-float32.csv --shape llama-160m \
         --dtype float32
-    python -m atspeed.tools.roofline --results docs/results/benchmark/batch-1-float32.csv --shape llama-7b \
+    atspeed roofline --results docs/results/benchmark/batch-1-float32.csv --shape llama-7b \
         --dtype bfloat16 --devices A5000,A100,H200
 
 The floor of a request is the larger of two times: reading the target's weights once a call, and the products of every
@@ -16,7 +16,6 @@ from atspeed.benchmark.floors import DEVICES, floor, measure, weights
 from atspeed.benchmark.methods import GENERATE
 from atspeed.checkpoints.shapes import check_dtype, check_shape
 from genrec.reports.tables import to_markdown
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
@@ -68,7 +67,3 @@ def main(
         shown = shown.drop(columns="ms")  # of another machine
     print(f"{shape}: {body / 1e6:.0f} M weights in the layers, {head / 1e6:.1f} M in the head, {dtype}\n")
     print(to_markdown(shown))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,6 +1,6 @@
 """Write a randomly initialised LLaMA with a SentencePiece tokenizer, so that everything runs without a download.
 
-    python -m atspeed.tools.init_model --output model/tiny --shape tiny
+    atspeed init-model --output model/tiny --shape tiny
 
 Shapes: micro, tiny, llama-68m, llama-160m, tinyllama-1.1b, llama-7b. --layers changes the depth.
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from atspeed.checkpoints.shapes import check_shape
 from genrec.runtime.artefacts import hold
-from genrec.runtime.cli import run
 from genrec.runtime.files import check_new
 
 
@@ -25,7 +24,3 @@ def main(output: str, shape: str = "tiny", layers: int | None = None, seed: int 
 
     weights = init_model(Path(output), chosen, seed)
     print(f"{output}: {shape}, {chosen.num_hidden_layers} layers, {weights / 1e6:.1f} M weights, random (seed {seed})")
-
-
-if __name__ == "__main__":
-    run(main)

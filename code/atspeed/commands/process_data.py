@@ -1,7 +1,7 @@
 r"""From raw reviews to the folder of splits that the pipeline runs on.
 
     INPUT=reviews_Beauty_5.json.gz DATASET=my-beauty bash script/process_data.sh
-    python -m atspeed.tools.process_data --input 'ratings/*.csv' --output data/mine --user uid --item sku \
+    atspeed process-data --input 'ratings/*.csv' --output data/mine --user uid --item sku \
         --timestamp when
 
 Reads Amazon reviews (2014, 2018, 2023) and any JSON lines, CSV or Parquet, plain or gz. It takes a minute or so; when
@@ -11,6 +11,8 @@ interrupted it leaves nothing: run it again.
 import gc
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +24,6 @@ from genrec.raw.process import Processed, ProcessingSettings, moment, occurring,
 from genrec.raw.raw_files import FORMATS, find_files, inspect
 from genrec.raw.records import RecordsRead, read_records
 from genrec.runtime.artefacts import FACTS, hold, make_facts, read_facts, write_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, check_ours, check_output, file_sha256
 
@@ -31,6 +32,17 @@ logger = logging.getLogger(__name__)
 STAGE = "process_data"
 
 
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """A data set is millions of lists and no cycles: looking for some doubles the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_without_garbage_collection()
 def main(
     input: str,
     output: str,
@@ -133,8 +145,3 @@ def _done(folder: Path, files: list[Path], arguments: dict, overwrite: bool) -> 
 def _plain(arguments: dict) -> dict:
     """As JSON gives them back."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-
-
-if __name__ == "__main__":
-    gc.disable()  # a data set is millions of lists and no cycles: looking for some doubles the time
-    run(main)

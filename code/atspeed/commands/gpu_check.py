@@ -1,8 +1,8 @@
 r"""Check this project on a GPU within ten minutes, and write a report.
 
     bash script/gpu_check.sh
-    python -m atspeed.tools.gpu_check --output gpu_check.md
-    python -m atspeed.tools.gpu_check --output gpu_check.md --device cpu --small true
+    atspeed gpu-check --output gpu_check.md
+    atspeed gpu-check --output gpu_check.md --device cpu --small true
 
 Equality in float32, CUDA graphs, precision, the four stages in bf16 and times beside `generate` and the floor. It needs
 torch and transformers alone; what needs more is skipped, and says so. A check that fails does not end the others. Exit
@@ -24,7 +24,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import check_new, write_text
 
@@ -129,7 +128,3 @@ def report(results: list[tuple[str, str, float]], open_: list[str], details: lis
     rows += [f"| {name} | not begun | |" for name in open_]
     head = ["# Check on a GPU", "", f"{datetime.now():%F %T}, {platform.platform()}. {SEND}", ""]
     return "\n".join([*head, "| check | result | seconds |", "| --- | --- | ---: |", *rows, *details]) + "\n"
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 r"""How good the target's recommendations are, beside simple baselines under the same evaluation.
 
     bash script/quality.sh
-    accelerate launch -m atspeed.tools.quality --dataset toy --target_model output/toy/target \
+    atspeed quality --dataset toy --target_model output/toy/target \
         --output_dir output/toy/quality
 
 Without a target, the baselines alone. Writes quality.csv, quality.md and quality.png to a folder of --output_dir that
@@ -18,7 +18,6 @@ from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.dataset import load_dataset, take
 from genrec.evaluation.baselines import BASELINES, check_baselines
 from genrec.runtime.artefacts import is_done, new_folder
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
@@ -106,7 +105,3 @@ def main(
     with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
         shown = save_quality(folder, table, headline)
     print(f"\n{headline}\n\n{shown}\nwritten to {output}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 """Item text, or vectors of one's own, to semantic identifiers: what a recommender generates instead of item numbers.
 
     ENCODER=/path/to/encoder ITEMS=meta_Beauty.json.gz DATASET=beauty bash script/build_index.sh
-    python -m atspeed.tools.build_index --dataset beauty --embeddings beauty.npy --method rq-kmeans
+    atspeed build-index --dataset beauty --embeddings beauty.npy --method rq-kmeans
 
 Writes DATA_PATH/DATASET/DATASET.INDEX_NAME.json, and the folder DATASET.INDEX_NAME beside it: model, embeddings of the
 texts, report.json, sharing.json (items that still share an identifier), without_text.json, facts.json. With
@@ -23,7 +23,6 @@ from genrec.data.splits import seen_items
 from genrec.identifiers.rqvae_settings import RQVAESettings
 from genrec.identifiers.sources import VectorSource, open_source
 from genrec.runtime.artefacts import already_done, hold, make_facts, read_facts, write_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import sha256
 
@@ -137,7 +136,3 @@ def rows_to_fit(folder: Path, fit_on: str, n_items: int) -> list[int] | None:
         raise UserError(f"{folder}: item {rows[-1]} is in training, but items.parquet names {n_items} items alone")
     logger.info(f"codebooks are fitted to the {len(rows)} of {n_items} items that are in training")
     return rows
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 r"""Take a model that was fine-tuned elsewhere for what stage 1 writes: a target for all that follows.
 
     MODEL=/path/to/lc-rec DATASET=beauty PROMPT_TEMPLATE=prompt.txt bash script/adopt.sh
-    python -m atspeed.tools.adopt --model /path/to/lc-rec --dataset beauty --output_dir output/beauty/target
+    atspeed adopt --model /path/to/lc-rec --dataset beauty --output_dir output/beauty/target
 
 --model: a folder of a decoder-only model that generates the identifiers of --dataset, with its tokenizer, or of a LoRA
 adapter, which is merged into its base (--base_model, if it is not where the adapter says). --prompt_template,
@@ -22,7 +22,6 @@ from atspeed.checkpoints.shapes import check_dtype
 from atspeed.template import LC_REC, PromptTemplate
 from genrec.data.dataset import load_dataset, take
 from genrec.runtime.artefacts import already_done, clear, is_done, make_facts
-from genrec.runtime.cli import run
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_json
 
@@ -161,7 +160,3 @@ def _report(
     if shares[0] < 0.5:
         lines.append("that is little: is this the prompt that it was fine-tuned with, and the index?")
     return "\n".join([*lines, f"{output}: adopted"])
-
-
-if __name__ == "__main__":
-    run(main)

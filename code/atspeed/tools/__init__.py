@@ -1,1 +1,0 @@
-"""Programs beside the four stages, each `python -m atspeed.tools.NAME`."""
