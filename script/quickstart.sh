@@ -44,7 +44,7 @@ What the table says, for K recommended items a user:
 With a target this small a call costs hardly more than a draft's, so gamma 0 is the fastest. A draft pays where target calls
 are dear. See it: the same target in the shape of LLaMA-160M, with the same draft, in some 90 seconds:
 
-  .venv/bin/python -m atspeed grow-model --model $HERE/target --output $HERE/target-160m --shape llama-160m
+  .venv/bin/atspeed grow-model --model $HERE/target --output $HERE/target-160m --shape llama-160m
   OUTPUT_DIR=$OUTPUT_DIR TARGET_MODEL=$HERE/target-160m METHODS="generate,gamma 0,speculative,auto" \\
       RUN_BEAM_SIZES=1,5,10 BATCH_SIZES=1 REQUESTS=5 bash script/benchmark.sh
 

@@ -14,11 +14,13 @@ MAY_IMPORT = {
     "beamsd": {"torch", "transformers", "safetensors"},  # safetensors comes with transformers
     "genrec": {
         "beamsd", "torch", "transformers", "safetensors", "numpy", "pandas", "fire", "tqdm", "duckdb", "pyarrow",
-        "matplotlib",
+        "matplotlib", "psutil",
     },
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
-        "numpy", "pandas", "pyarrow", "matplotlib", "duckdb", "huggingface_hub",  # which comes with transformers
+        "numpy", "pandas", "pyarrow", "matplotlib", "duckdb", "litserve",
+        "fastapi", "starlette", "pydantic", "prometheus_client", "httpx2",
+        "huggingface_hub",  # which comes with transformers
     },
     "specgr": {
         "genrec", "beamsd", "torch", "transformers", "accelerate", "safetensors", "datasets", "numpy", "pandas", "yaml",
@@ -30,7 +32,7 @@ ROOMS = {
     "genrec": ("runtime", "data", "evaluation", "reports", "raw", "identifiers"),
     "atspeed": (
         "processes", "template", "prompts", "checkpoints", "tree_logits", "data", "training", "benchmark", "beamsd",
-        "beamsd4timing", "beamsd_replace", "recommend", "gpu", "commands",
+        "beamsd4timing", "beamsd_replace", "recommend", "serve", "gpu", "commands",
         "__main__",
     ),
     "specgr": (

@@ -1,15 +1,21 @@
-"""Teacher data that a random target wrote."""
+"""Teacher data that a random target wrote, and random targets."""
+
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from atspeed.checkpoints.checkpoint import DataSetting
+from atspeed.checkpoints.checkpoint import DataSetting, save_checkpoint
+from atspeed.checkpoints.loading import random_model
 from atspeed.data.samples import Samples
 from atspeed.data.teacher import write_shards
 from atspeed.data.teacher_data import Manifest, TeacherData, TeacherPlan
 from atspeed.prompts import EncodedSamples
 from beamsd import Trie
 from conftest import VOCABULARY, random_items, tiny_llama
+from genrec.data.dataset import load_dataset
+from genrec.data.toy import make_toy
+from genrec.runtime.artefacts import make_facts
 
 PLAN = TeacherPlan("train", beam_size=5, subseq=False, max_users=None, seed=0, full_vocabulary=True, shard_size=16)
 EOS = 2
@@ -33,3 +39,18 @@ def taught(tmp_path_factory):
     data = TeacherData(folder, manifest)
     responses = torch.cat([wanted, torch.full((48, 1), EOS)], -1)
     return target, trie, Samples(prompts, responses, data, trie.fanout)
+
+
+def save_target(folder, seed=1):
+    """A random target of a toy, as stage 1 leaves it in `folder`/target; the toy is `folder`/data/toy."""
+    make_toy(n_items=300, n_users=60).save(folder / "data" / "toy")
+    data = load_dataset(str(folder / "data"), "toy")
+    model, tokenizer = random_model("micro", data.catalogue, "float32", seed)
+    facts = make_facts("finetune_llama", {"seed": seed}, setting=asdict(DataSetting.of(data, 20, 512)))
+    save_checkpoint(folder / "target", model, tokenizer, data, facts)
+    return folder / "target"
+
+
+@pytest.fixture(scope="session")
+def save_random_target():
+    return save_target

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from atspeed.benchmark.methods import GAMMA, check_fit
 from atspeed.checkpoints.shapes import check_dtype
 from atspeed.data.shards import claim_shard, clear_claims
-from genrec.data.histories import HistoryFile, Row
+from genrec.data.histories import HistoryFile, Row, rows_of_split
 from genrec.runtime.artefacts import already_done, fingerprint, is_done, make_facts, read_facts, write_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, sha256
@@ -67,7 +67,7 @@ def main(
         source = HistoryFile(Path(histories))
         asked = _digest(Path(histories))
     else:
-        source = _of_split(str(dataset), data_path, index, split)
+        source = rows_of_split(data_path, str(dataset), index, split)
         asked = sha256(repr(source).encode())[:16]
     output = Path(output_dir)
     arguments = {
@@ -81,11 +81,9 @@ def main(
     from atspeed.processes import this_process
     from atspeed.recommend.recommender import Recommender
     from atspeed.recommend.served import ServedCatalogue
-    from genrec.data.catalogue import read_stop_list
 
-    served, _ = ServedCatalogue.open(target_model, draft_model, raw_ids=raw_ids)
-    stopped = read_stop_list(Path(stop_list), served.catalogue) if stop_list else set()
-    check_fit(served.catalogue.without(stopped), "k", k)
+    served, _ = ServedCatalogue.open(target_model, draft_model, raw_ids=raw_ids, stop_list=stop_list)
+    check_fit(served.catalogue.without(served.catalogue.identifiers.keys() - served.items), "k", k)
 
     def problem(history: list) -> str | None:
         unknown = served.unknown(history)
@@ -104,7 +102,7 @@ def main(
             clear_claims(output)
     state.wait_for_everyone()
     recommender = Recommender.from_pretrained(
-        target_model, draft_model, raw_ids=raw_ids, stop=stopped, dtype=dtype, device=state.device,
+        target_model, draft_model, raw_ids=raw_ids, stop_list=stop_list, dtype=dtype, device=state.device,
         batch_size=batch_size, draft_width=draft_beam_size, gamma=gamma,
     )  # fmt: skip
     n_shards = -(-users // shard_size)
@@ -121,13 +119,6 @@ def main(
         clear_claims(output)
         write_facts(output, make_facts(STAGE, arguments, users=users, shards=n_shards))
         print(f"{output}: {users} users, {k} items each, {n_shards} files\n{recommender.report()}")
-
-
-def _of_split(dataset: str, data_path: str, index: str | None, split: str) -> list[Row]:
-    from genrec.data.dataset import load_dataset
-
-    samples = load_dataset(data_path, dataset, index).samples(split)
-    return [(sample.user, list(sample.history)) for sample in samples]
 
 
 def _shards(source: HistoryFile | list[Row], size: int) -> Iterator[list[Row]]:

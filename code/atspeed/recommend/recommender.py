@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from atspeed.benchmark.methods import GAMMA
 from atspeed.checkpoints.loading import check_same_vocabulary, load_model, load_tokenizer
 from atspeed.checkpoints.shapes import check_dtype
 from atspeed.prompts import PromptEncoder, left_pad
+from atspeed.recommend.request_tree import Node, request_tree
 from atspeed.recommend.served import Item, ServedCatalogue
 from atspeed.template import LC_REC, PromptTemplate
-from beamsd import Auto, Prefix, Trie
+from beamsd import Auto, Prefix, Settings, Trie
 from genrec.data.catalogue import Catalogue
 from genrec.runtime.errors import UserError
 
@@ -84,19 +86,20 @@ class Recommender:
     @classmethod
     def from_pretrained(
         cls, target: str | Path, draft: str | Path | None = None, *, raw_ids: str | Path | None = None,
-        index: str | Path | None = None, stop: Collection[int] = (), dtype: str = "float32",
+        index: str | Path | None = None, stop_list: str | Path | None = None, dtype: str = "float32",
         device: str | torch.device | None = None, batch_size: int = 32, draft_width: int | None = None,
         gamma: int = GAMMA,
     ) -> Recommender:  # fmt: skip
         """Load what stage 1 and, for a draft, stage 3 have written. raw_ids: a Parquet or CSV file of columns raw_id
         and item, such as the items.parquet of a data set. index: an identifier index whose items are listed in place
-        of those of training: some may have joined it, and some may have gone. device: None is a GPU if there is one.
+        of those of training: some may have joined it, and some may have gone. stop_list: a file of items that stand in
+        no list, a number a line. device: None is a GPU if there is one.
         The rest: see the class.
 
         Raises UserError for a folder that is not there, not finished, or a draft or an index of another catalogue.
         """
         check_dtype(dtype)
-        served, setting = ServedCatalogue.open(target, draft, index=index, raw_ids=raw_ids, stop=stop)
+        served, setting = ServedCatalogue.open(target, draft, index=index, raw_ids=raw_ids, stop_list=stop_list)
         tokenizer = load_tokenizer(str(target))
         if draft is not None:
             check_same_vocabulary(str(draft), tokenizer, served.catalogue)
@@ -142,6 +145,27 @@ class Recommender:
     def knows(self, history: Sequence[Item]) -> bool:
         """Whether some item of it is in the catalogue."""
         return any(self.served.number(item) is not None for item in history)
+
+    def tree(self, history: Sequence[Item], k: int, on_unknown: str = "error") -> dict[int, Node]:
+        """The token tree of one request, see `request_tree`: the draft's, or without a draft the trie's."""
+        (request,) = self._read([history], k, None, False, None, on_unknown)
+        settings = Settings(
+            width=k, drafter="model" if self.draft else "trie", gamma=min(GAMMA, self.catalogue.levels - 1),
+            trie=self._all.trie,
+        )  # fmt: skip
+        return request_tree(self.target, self.draft, torch.tensor([request.prompt]).to(self.target.device), settings)
+
+    def token(self, token_id: int) -> str:
+        """An identifier's token, as the index writes it."""
+        return self._tokens[token_id]
+
+    @cached_property
+    def _tokens(self) -> dict[int, str]:
+        return {
+            number: token
+            for item, numbers in self._encoder.identifiers.items()
+            for number, token in zip(numbers, self.catalogue.identifiers[item], strict=True)
+        }
 
     def report(self) -> str:
         """Who drafts, and why: a Markdown table for each kind of batch."""

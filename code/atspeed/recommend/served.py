@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 
 from atspeed.checkpoints.checkpoint import CATALOGUE, DataSetting
-from genrec.data.catalogue import Catalogue
+from genrec.data.catalogue import Catalogue, read_stop_list
 from genrec.data.item_numbers import read_raw_ids
 from genrec.runtime.artefacts import from_facts, read_facts
 from genrec.runtime.errors import UserError
@@ -28,13 +28,13 @@ class ServedCatalogue:
     @classmethod
     def open(
         cls, target: str | Path, draft: str | Path | None = None, *, index: str | Path | None = None,
-        raw_ids: str | Path | None = None, stop: Collection[int] = (),
+        raw_ids: str | Path | None = None, stop_list: str | Path | None = None,
     ) -> tuple[ServedCatalogue, DataSetting]:  # fmt: skip
         """Of the folders of a target and a draft; and the target's setting.
 
         index: an identifier index whose items are to be listed in place of those that the target was trained for: some
         may have joined, as by `build_index.sh --extend`, and some may have gone. raw_ids: Parquet or CSV of raw_id and
-        item. stop: items that are not to be listed.
+        item. stop_list: a file of items that are not to be listed, see `read_stop_list`.
         Raises UserError for a folder that is not there, not finished, or of another catalogue.
         """
         catalogue, setting = open_served(target, "finetune_llama")
@@ -44,10 +44,10 @@ class ServedCatalogue:
         if index is not None:
             catalogue, items = _joined(catalogue, Path(index), target)
         known = None if raw_ids is None else read_raw_ids(Path(raw_ids), catalogue)
-        served = cls(catalogue, frozenset(items.difference(stop)), known)
-        if not served.items:
-            raise UserError(f"no item of {target} is left to recommend; stop fewer")
-        return served, setting
+        stopped = read_stop_list(Path(stop_list), catalogue) if stop_list else set()
+        if not items - stopped:
+            raise UserError(f"{stop_list}: names all items that there are to recommend; remove some lines")
+        return cls(catalogue, frozenset(items - stopped), known), setting
 
     @cached_property
     def most(self) -> int:

@@ -9,11 +9,18 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from genrec.data.dataset import load_dataset
 from genrec.runtime.errors import UserError
 
 USER, HISTORY = "user", "history"
 FORMS = (".jsonl", ".json", ".csv", ".parquet")
 Row = tuple[object, list]  # the user, and the items of the history, oldest first
+
+
+def rows_of_split(data_path: str, dataset: str, index: str | None, split: str) -> list[Row]:
+    """The users of a split of a data set, with what they had seen before it."""
+    samples = load_dataset(data_path, dataset, index).samples(split)
+    return [(sample.user, list(sample.history)) for sample in samples]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,6 +117,27 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
     return result
 
 
+def read_titles(path: Path, raw_ids: Mapping[str, int] | None) -> dict[int, str]:
+    """Reads titles by item number from a column `title`; the item's id is in one of IDS.
+
+    raw_ids: raw id -> item; without, items are known by their numbers alone. Raises UserError if there is no title of a
+    known item.
+    """
+    titles: dict[int, str] = {}
+    for _, row in _rows(path):
+        if isinstance(row, str):
+            continue
+        column = next((name for name in IDS if row.get(name) is not None), None)
+        said = "" if column is None else str(row[column])
+        number = int(said) if column == NUMBER and said.isdecimal() else (raw_ids or {}).get(said)
+        if number is not None and (title := _joined(row, FIELDS["title"])):
+            titles.setdefault(number, title)
+    if not titles:
+        needed = NUMBER if raw_ids is None else f"{NUMBER} or raw_id"
+        raise UserError(f"{path}: no row has the title of an item; it needs the columns {needed} and title")
+    return titles
+
+
 def _texts_by_field(row: dict) -> dict[str, str]:
     """Returns the texts of a row by field."""
     if isinstance(row.get(TEXT), str):
@@ -143,7 +164,7 @@ def _flatten(value: object) -> Iterator[str]:
 def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
     """Iterates over (where, row), or (where, problem) for a broken row, without reading the whole file at once."""
     if not path.is_file():
-        raise UserError(f"--items {path}: no such file")
+        raise UserError(f"{path}: no such file")
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
         batches = _parquet(path).iter_batches(batch_size=4096)
@@ -151,7 +172,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
     elif kind in ("csv", "json", "jsonl", "ndjson"):
         yield from (_csv_rows if kind == "csv" else _json_rows)(path, read_lines(path))
     else:
-        raise UserError(f"--items {path}: ends in none of .json, .jsonl, .ndjson, .csv (plain or .gz), .parquet")
+        raise UserError(f"{path}: ends in none of .json, .jsonl, .ndjson, .csv (plain or .gz), .parquet")
 
 
 def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:

@@ -46,17 +46,18 @@ class Range:
 
 
 COUNTS = (
-    "batch_size", "batch_sizes", "beam_size", "beams", "cutoff", "draft_beam_size", "draft_size", "draft_sizes",
-    "draft_width", "drawn_users", "draws", "encode_batch_size", "epochs", "eval_epochs", "gamma", "hidden", "k",
-    "latent", "layers", "levels", "lora_alpha", "lora_r", "max_history", "max_tokens", "max_users",
-    "micro_batch_size", "min_train_items", "minutes", "n_users", "nodes", "num_beams", "patience", "repetitions",
-    "requests", "run_beam_sizes", "select_beam_size", "shard_size", "top_k", "vocabulary", "width",
+    "batch_size", "batch_sizes", "beam_size", "beams", "clients", "cutoff", "draft_beam_size", "draft_size",
+    "draft_sizes", "draft_width", "drawn_users", "draws", "encode_batch_size", "epochs", "eval_epochs", "gamma",
+    "hidden", "k", "latent", "layers", "levels", "lora_alpha", "lora_r", "max_history", "max_items", "max_k",
+    "max_queue", "max_tokens", "max_users", "micro_batch_size", "min_train_items", "minutes", "n_users", "nodes",
+    "num_beams", "patience", "repetitions", "requests", "run_beam_sizes", "select_beam_size", "shard_size", "top_k",
+    "vocabulary", "width", "workers_per_device",
 )  # fmt: skip
 MAY_BE_0 = (
-    "beta", "clip_norm", "epsilon", "item_core", "noise", "save_steps", "select_users", "user_core", "values", "warmup",
-    "warmup_epochs", "warmup_steps", "weight_decay",
+    "batch_wait", "beta", "clip_norm", "drain_seconds", "epsilon", "item_core", "noise", "save_steps", "select_users",
+    "user_core", "values", "warmup", "warmup_epochs", "warmup_steps", "weight_decay",
 )  # fmt: skip
-ABOVE_0 = ("learning_rate", "max_eval_steps", "ratios", "temperature")
+ABOVE_0 = ("learning_rate", "max_eval_steps", "max_wait", "rates", "ratios", "seconds", "temperature")
 SHARES = ("alpha", "new_items", "r_original", "r_student")
 RANGES = {
     **dict.fromkeys(COUNTS, Range(1)),
@@ -68,6 +69,7 @@ RANGES = {
     "mean_length": Range(4),
     "min_rating": Range(-math.inf),
     "n_items": Range(50),
+    "port": Range(1024, 65535),
     "seed": Range(0, 2**32 - 1),  # the seeds that numpy accepts
 }
 

@@ -31,6 +31,20 @@ def code_commit() -> str | None:
         return None
 
 
+def resident_bytes(process: int) -> int:
+    """Memory of a process and of all that it started; on Linux, what they share is counted once."""
+    import psutil
+
+    first, total = psutil.Process(process), 0
+    for one in [first, *first.children(recursive=True)]:
+        try:
+            info = one.memory_full_info()
+            total += getattr(info, "pss", info.rss)
+        except psutil.Error:  # has ended meanwhile, or is another user's
+            continue
+    return total
+
+
 def free_memory() -> int:
     """Bytes that this process can still take on the CPU: what the system has to give, or a container's limit allows."""
     try:
