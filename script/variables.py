@@ -11,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-OTHERS = {"LOGDIR", "OMP_NUM_THREADS", "PAGER", "PYTHON2", "PYTHON3", "STAGE"}  # of other programs, and near to ours or the same
+# Of other programs, and near to ours or the same.
+OTHERS = {"LOGDIR", "OMP_NUM_THREADS", "PAGER", "PYTHON2", "PYTHON3", "STAGE"}
 NEAR = 0.8  # of difflib's ratio
 
 
