@@ -12,6 +12,7 @@ DRAFT_MODEL=${DRAFT_MODEL-}                     # empty: none; tree attention an
 INPUT=${INPUT:-}                                # JSON lines, CSV or Parquet of user, history; empty: a split of DATASET
 SPLIT=${SPLIT:-test}
 OUTPUT=${OUTPUT:-$OUTPUT_DIR/$DATASET/lists}    # a folder
+INDEX=${INDEX:-}                                # identifier index whose items are listed in place of the target's own
 RAW_IDS=${RAW_IDS:-}                            # Parquet or CSV of raw_id, item: histories and lists hold raw ids
 K=${K:-20}
 EXCLUDE_SEEN=${EXCLUDE_SEEN:-false}             # true: no list holds an item of its history
@@ -23,6 +24,6 @@ DTYPE=${DTYPE:-float32}
 of=(--histories "$INPUT")
 [ -n "$INPUT" ] || of=(--dataset "$DATASET" --data_path "$DATA_PATH" --split "$SPLIT")
 launch recommend \
-    --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" "${of[@]}" --output_dir "$OUTPUT" --raw_ids "$RAW_IDS" \
+    --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" "${of[@]}" --output_dir "$OUTPUT" --index "$INDEX" --raw_ids "$RAW_IDS" \
     --k "$K" --exclude_seen "$EXCLUDE_SEEN" --stop_list "$STOP_LIST" --on_unknown "$ON_UNKNOWN" \
     --batch_size "$DECODE_BATCH_SIZE" --dtype "$DTYPE" "$@"

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "atspeed": {
         "genrec", "beamsd", "torch", "transformers", "peft", "accelerate", "safetensors", "sentencepiece", "tqdm",
         "numpy", "pandas", "pyarrow", "matplotlib", "duckdb", "litserve",
-        "fastapi", "starlette", "pydantic", "prometheus_client", "httpx2",
+        "fastapi", "starlette", "pydantic", "prometheus_client", "httpx2", "ray",
         "huggingface_hub",  # which comes with transformers
     },
     "specgr": {

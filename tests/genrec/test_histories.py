@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from genrec.data.histories import HistoryFile
+from genrec.data.histories import HistoryFile, UserCount
 from genrec.runtime.errors import UserError
 
 ROWS = [("u1", [3, 5]), ("7", [9]), ("u3", [1, 2, 3]), ("u4", [])]
@@ -28,11 +28,12 @@ def write(folder, form, rows=ROWS):
 def test_every_form_gives_the_same_rows_from_any_on(tmp_path, form, start):
     file = HistoryFile(write(tmp_path, form))
     assert list(file.rows(start)) == ROWS[start:]
-    assert file.check(lambda history: None) == 4
+    assert file.check(lambda history: None) == UserCount(4, numbered=False)
 
 
 def test_raw_ids_are_texts_and_numbers_are_numbers(tmp_path):
     rows = [(1, ["B01", "B02"]), (2, ["B03"])]
+    assert HistoryFile(write(tmp_path, ".jsonl", rows)).check(lambda history: None).numbered
     assert list(HistoryFile(write(tmp_path, ".jsonl", rows)).rows()) == rows
     assert list(HistoryFile(write(tmp_path, ".parquet", rows)).rows()) == rows
     assert list(HistoryFile(write(tmp_path, ".csv", rows)).rows()) == [("1", ["B01", "B02"]), ("2", ["B03"])]

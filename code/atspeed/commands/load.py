@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.data.histories import HistoryFile, rows_of_split
+from genrec.data.histories import open_users
 from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.errors import UserError
@@ -49,8 +49,6 @@ def main(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    if (histories is None) == (dataset is None):
-        raise UserError("give --histories FILE, or --dataset and --split, one of the two")
     if find_spec("httpx2") is None:
         raise UserError('httpx2: not installed; pip install -e ".[serve]", or run script/setup.sh')
     arguments = {key: value for key, value in locals().items() if key not in ("output_dir", "overwrite")}
@@ -58,10 +56,7 @@ def main(
     output = Path(output_dir)
     if is_done(output, output, STAGE, arguments, overwrite):
         return
-    if histories is not None:
-        users = list(islice(HistoryFile(Path(histories)).rows(), MOST_USERS))
-    else:
-        users = rows_of_split(data_path, str(dataset), None, split)[:MOST_USERS]
+    users = list(islice(open_users(histories, dataset, data_path, split).rows(), MOST_USERS))
 
     import httpx2
     import pandas as pd

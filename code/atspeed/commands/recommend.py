@@ -7,29 +7,25 @@ r"""Recommend K items to every user of a file, or of a split of a data set: one 
 shard-….parquet of user, items and scores, in the order of the users, each whole or not at all. Killed at any moment and
 started again, it goes on with the shards that are missing; processes take the next one that nobody has. A file of users
 is read shard by shard. Lists are those of the target's own beam search, with a draft or without.
+--engine ray: Ray Data hands the shards out to actors on a cluster; models, input and output then lie where all machines
+see them. Either engine goes on with what the other has begun.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from atspeed.benchmark.methods import GAMMA, check_fit
-from atspeed.checkpoints.shapes import check_dtype
+from atspeed.benchmark.methods import GAMMA
 from atspeed.data.shards import claim_shard, clear_claims
-from genrec.data.histories import HistoryFile, Row, rows_of_split
-from genrec.runtime.artefacts import already_done, fingerprint, is_done, make_facts, read_facts, write_facts
+from atspeed.recommend.bulk import STAGE, BulkJob
+from atspeed.recommend.on_ray import RayActors, write_on_ray
+from atspeed.recommend.recommender_setting import RecommenderSetting
+from genrec.data.histories import UserCount, open_users
+from genrec.runtime.artefacts import already_done, is_done, make_facts, write_facts
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import atomic_path, sha256
 from genrec.runtime.progress import progress_bar
 
-if TYPE_CHECKING:
-    from atspeed.recommend.recommender import Recommender
-
-STAGE = "recommend"
+ENGINES = ("accelerate", "ray")
 
 
 def main(
@@ -51,122 +47,69 @@ def main(
     draft_beam_size: int | None = None,
     gamma: int = GAMMA,
     dtype: str = "float32",
+    engine: str = "accelerate",
+    address: str | None = None,
+    actors: int = 1,
+    gpus_per_actor: float = 0.0,
+    cpus_per_actor: float = 0.5,
     overwrite: bool = False,
 ) -> None:
-    check_dtype(dtype)
-    if (histories is None) == (dataset is None):
-        raise UserError("give --histories FILE, or --dataset and --split, one of the two")
-    if on_unknown not in ("error", "skip"):
-        raise UserError(f"--on_unknown {on_unknown}: choose error or skip")
-    models = [
-        path and fingerprint(read_facts(Path(path), stage, stage))
-        for path, stage in ((target_model, "finetune_llama"), (draft_model, "train"))
-    ]
-    source: HistoryFile | list[Row]
-    if histories is not None:
-        source = HistoryFile(Path(histories))
-        asked = _digest(Path(histories))
-    else:
-        source = rows_of_split(data_path, str(dataset), index, split)
-        asked = sha256(repr(source).encode())[:16]
-    output = Path(output_dir)
-    arguments = {
-        "target": models[0], "draft": models[1], "users": asked, "k": k, "exclude_seen": exclude_seen,
-        "stop_list": stop_list and _digest(Path(stop_list)), "raw_ids": raw_ids and _digest(Path(raw_ids)),
-        "on_unknown": on_unknown, "shard_size": shard_size, "dtype": dtype,
-    }  # fmt: skip
-    if is_done(output, output, STAGE, arguments, overwrite):
+    job = BulkJob(
+        RecommenderSetting(
+            target_model, draft_model, index, raw_ids=raw_ids, stop_list=stop_list, dtype=dtype, batch_size=batch_size,
+            draft_width=draft_beam_size, gamma=gamma,
+        ),
+        open_users(histories, dataset, data_path, split, index), Path(output_dir), k, exclude_seen, on_unknown,
+        shard_size,
+    )  # fmt: skip
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine}: choose from {', '.join(ENGINES)}")
+    of_ray = RayActors(address, actors, gpus_per_actor, cpus_per_actor)
+    if engine == "ray":
+        of_ray.check()
+    arguments = job.arguments()
+    if is_done(job.output, job.output, STAGE, arguments, overwrite):
+        return
+
+    count = job.check()
+    if engine == "ray":
+        if already_done(job.output, job.output, STAGE, arguments, overwrite):
+            return
+        clear_claims(job.output)
+        missing = [number for number, path in enumerate(job.paths(count)) if not path.is_file()]
+        bar = progress_bar(count.users, "recommend", "user")
+        bar.update(count.users - sum(min(shard_size, count.users - number * shard_size) for number in missing))
+        for users in write_on_ray(job, count, missing, of_ray) if missing else ():
+            bar.update(users)
+        bar.close()
+        _finish(job, arguments, count)
         return
 
     from atspeed.processes import this_process
-    from atspeed.recommend.recommender import Recommender
-    from atspeed.recommend.served import ServedCatalogue
 
-    served, _ = ServedCatalogue.open(target_model, draft_model, raw_ids=raw_ids, stop_list=stop_list)
-    check_fit(served.catalogue.without(served.catalogue.identifiers.keys() - served.items), "k", k)
-
-    def problem(history: list) -> str | None:
-        unknown = served.unknown(history)
-        if on_unknown == "error" and unknown is not None:
-            return f"item {unknown!r} is not in the catalogue; pass --on_unknown skip to leave such items out"
-        if on_unknown == "error" and not history:
-            return "has no item; pass --on_unknown skip, and such users get an empty list"
-        return None
-
-    users = source.check(problem) if isinstance(source, HistoryFile) else len(source)
     state = this_process()
     with state.main_process_first():
-        if already_done(output, output, STAGE, arguments, overwrite):
+        if already_done(job.output, job.output, STAGE, arguments, overwrite):
             return
         if state.is_main_process:
-            clear_claims(output)
+            clear_claims(job.output)
     state.wait_for_everyone()
-    recommender = Recommender.from_pretrained(
-        target_model, draft_model, raw_ids=raw_ids, stop_list=stop_list, dtype=dtype, device=state.device,
-        batch_size=batch_size, draft_width=draft_beam_size, gamma=gamma,
-    )  # fmt: skip
-    n_shards = -(-users // shard_size)
-    bar = progress_bar(users, "recommend", "user")
-    for shard, rows in enumerate(_shards(source, shard_size)):
-        path = output / f"shard-{shard:05d}-of-{n_shards:05d}.parquet"
+    recommender = job.setting.load(str(state.device))
+    bar = progress_bar(count.users, "recommend", "user")
+    for path, rows in zip(job.paths(count), job.shards(), strict=True):
         if not path.is_file() and claim_shard(path):
-            _write(path, recommender, rows, k, exclude_seen, on_unknown, bar.update)
+            job.write(path, recommender, rows, count.numbered, bar.update)
         else:
             bar.update(len(rows))
     bar.close()
     state.wait_for_everyone()
     if state.is_main_process:
-        clear_claims(output)
-        write_facts(output, make_facts(STAGE, arguments, users=users, shards=n_shards))
-        print(f"{output}: {users} users, {k} items each, {n_shards} files\n{recommender.report()}")
+        _finish(job, arguments, count)
+        print(recommender.report())
 
 
-def _shards(source: HistoryFile | list[Row], size: int) -> Iterator[list[Row]]:
-    rows = source.rows() if isinstance(source, HistoryFile) else iter(source)
-    while shard := list(islice(rows, size)):
-        yield shard
-
-
-def _write(
-    path: Path, recommender: Recommender, rows: list[Row], k: int, exclude_seen: bool, on_unknown: str,
-    advance: Callable[[int], object],
-) -> None:  # fmt: skip
-    """The lists of these users as one file. A user without a known item has an empty one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    lists: list[tuple[list, list]] = [([], [])] * len(rows)
-    able = [number for number, (_, history) in enumerate(rows) if recommender.knows(history)]
-    step = 16 * recommender.batch_size  # so that batches hold prompts of like length, and the bar moves
-    for start in range(0, len(able), step):
-        chosen = able[start : start + step]
-        found = recommender.recommend(
-            [rows[number][1] for number in chosen], k, exclude_seen=exclude_seen, on_unknown=on_unknown
-        )
-        for number, each in zip(chosen, found, strict=True):
-            lists[number] = each.items, each.scores
-        advance(len(chosen))
-    advance(len(rows) - len(able))
-    users = [user for user, _ in rows]
-    whole = all(isinstance(user, int) for user in users)
-    item = pa.int64() if recommender.served.raw_ids is None else pa.string()
-    table = pa.table(
-        {
-            "user": pa.array(users if whole else list(map(str, users))),
-            "items": pa.array([items for items, _ in lists], pa.list_(item)),
-            "scores": pa.array([scores for _, scores in lists], pa.list_(pa.float32())),
-        }
-    )
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial)
-
-
-def _digest(path: Path) -> str:
-    """A hash of a file's contents."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+def _finish(job: BulkJob, arguments: dict, count: UserCount) -> None:
+    clear_claims(job.output)
+    shards = len(job.paths(count))
+    write_facts(job.output, make_facts(STAGE, arguments, users=count.users, shards=shards))
+    print(f"{job.output}: {count.users} users, {job.k} items each, {shards} files")

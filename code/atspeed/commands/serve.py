@@ -16,11 +16,10 @@ import logging
 import socket
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 
 from atspeed.benchmark.methods import GAMMA
 from atspeed.checkpoints.shapes import check_dtype
-from genrec.data.histories import HistoryFile, Row, rows_of_split
+from genrec.data.histories import Row, open_users
 from genrec.runtime.errors import UserError
 
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")
@@ -58,26 +57,22 @@ def main(
     check_dtype(dtype)
     if host not in HOSTS:
         raise UserError(f"--host {host}: choose from {', '.join(HOSTS)}")
-    if histories is not None and dataset is not None:
-        raise UserError("give --histories FILE, or --dataset and --split, one of the two")
     lacking = [name for name in ("litserve", "prometheus_client") if find_spec(name) is None]
     if lacking:
         raise UserError(f'{", ".join(lacking)}: not installed; pip install -e ".[serve]", or run script/setup.sh')
     users: list[Row] = []
-    if histories is not None:
-        users = list(islice(HistoryFile(Path(histories)).rows(), MOST_USERS))
-    elif dataset is not None:
-        users = rows_of_split(data_path, dataset, None, split)[:MOST_USERS]
+    if histories is not None or dataset is not None:
+        users = list(islice(open_users(histories, dataset, data_path, split).rows(), MOST_USERS))
     _check_port(host, port)
 
     import torch
 
+    from atspeed.recommend.recommender_setting import RecommenderSetting
     from atspeed.serve.gate import RequestLimits
     from atspeed.serve.server import Service
-    from atspeed.serve.setting import ServeSetting
 
-    setting = ServeSetting(
-        target_model, draft_model, index, raw_ids, titles, stop_list, dtype, batch_size, draft_beam_size, gamma
+    setting = RecommenderSetting(
+        target_model, draft_model, index, raw_ids, stop_list, titles, dtype, batch_size, draft_beam_size, gamma
     )
     gpus = torch.cuda.device_count()
     service = Service.build(

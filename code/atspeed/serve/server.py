@@ -19,9 +19,9 @@ from fastapi import HTTPException, Request
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from atspeed.recommend.recommender_setting import RecommenderSetting
 from atspeed.serve.gate import Gate, GateMiddleware, RequestLimits
 from atspeed.serve.messages import ReloadRequest, one_line
-from atspeed.serve.setting import ServeSetting
 from atspeed.serve.worker import RecommendAPI
 from atspeed.serve.workers import Workers
 from genrec.runtime.errors import UserError
@@ -41,15 +41,15 @@ LOOPBACK = ("127.0.0.1", "::1")
 class Service:
     """A server, and what its process shares with its routes."""
 
-    setting: ServeSetting
+    setting: RecommenderSetting
     gate: Gate
     workers: Workers
     server: litserve.LitServer
 
     @classmethod
     def build(
-        cls, setting: ServeSetting, limits: RequestLimits, *, accelerator: str, devices: int, workers_per_device: int,
-        batch_timeout: float, timeout: float, page: bool, users: Sequence[Row],
+        cls, setting: RecommenderSetting, limits: RequestLimits, *, accelerator: str, devices: int,
+        workers_per_device: int, batch_timeout: float, timeout: float, page: bool, users: Sequence[Row],
     ) -> Service:  # fmt: skip
         """accelerator, devices: "cuda" or "cpu", and how many. batch_timeout: seconds that a request waits for others.
         timeout: seconds after which one that still waits is given up. page: whether `/` is a page for a person.

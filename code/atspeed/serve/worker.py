@@ -13,10 +13,10 @@ from multiprocessing.synchronize import Event
 import litserve
 
 from atspeed.recommend.recommender import Recommendation, Recommender
+from atspeed.recommend.recommender_setting import RecommenderSetting
 from atspeed.recommend.request_tree import draw_tree
 from atspeed.serve.gate import PATH
 from atspeed.serve.messages import RecommendRequest
-from atspeed.serve.setting import ServeSetting
 from genrec.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class RecommendAPI(litserve.LitAPI):
     """What LitServe runs in each worker."""
 
-    def __init__(self, setting: ServeSetting, channels: list[Connection], draining: Event, batch_timeout: float):
+    def __init__(self, setting: RecommenderSetting, channels: list[Connection], draining: Event, batch_timeout: float):
         """channels: a worker's end each, see `Workers`. draining: set when the service is being stopped.
         batch_timeout: seconds that a request waits for others to be decoded with it."""
         super().__init__(max_batch_size=setting.batch_size, batch_timeout=batch_timeout, api_path=PATH)
@@ -69,11 +69,11 @@ class RecommendAPI(litserve.LitAPI):
             except EOFError:
                 return
             try:
-                if isinstance(order, ServeSetting):
+                if isinstance(order, RecommenderSetting):
                     loaded = _loaded(order, device)
                 elif order == "use" and loaded is not None:
                     self.recommender = loaded
-                if not isinstance(order, ServeSetting):
+                if not isinstance(order, RecommenderSetting):
                     loaded = None
                 channel.send(None)
             except UserError as error:
@@ -83,7 +83,7 @@ class RecommendAPI(litserve.LitAPI):
                 channel.send(f"{type(error).__name__}: {error}")
 
 
-def _loaded(setting: ServeSetting, device: str) -> Recommender:
+def _loaded(setting: RecommenderSetting, device: str) -> Recommender:
     """A recommender that has answered once, so that no user waits for what the first request takes."""
     recommender = setting.load(device)
     recommender.recommend([recommender.served.names([min(recommender.served.items)])], 1)

@@ -6,7 +6,7 @@ import multiprocessing
 import threading
 from multiprocessing.connection import Connection
 
-from atspeed.serve.setting import ServeSetting
+from atspeed.recommend.recommender_setting import RecommenderSetting
 from genrec.runtime.errors import UserError
 
 PATIENCE = 900  # seconds that a worker may take to load a model
@@ -21,7 +21,7 @@ class Workers:
         self._ours = [pipe[1] for pipe in pipes]
         self._busy = threading.Lock()
 
-    def reload(self, setting: ServeSetting) -> None:
+    def reload(self, setting: RecommenderSetting) -> None:
         """Have every worker load `setting`, and then use it. What they had serves until then, so that there are two of
         each model for a while.
 
@@ -37,7 +37,7 @@ class Workers:
         if problems:
             raise UserError(problems[0])
 
-    def _tell(self, order: ServeSetting | str) -> list[str | None]:
+    def _tell(self, order: RecommenderSetting | str) -> list[str | None]:
         """What each worker says to an order: None, or what went wrong."""
         for channel in self._ours:
             channel.send(order)

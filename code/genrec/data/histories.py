@@ -1,30 +1,97 @@
-"""Files of users and their histories: JSON lines, CSV or Parquet, read row by row, so that memory does not grow."""
+"""Users and their histories: of a split, or of JSON lines, CSV or Parquet, row by row, so that memory does not grow."""
 
 from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from genrec.data.dataset import load_dataset
 from genrec.runtime.errors import UserError
+from genrec.runtime.files import file_sha256, sha256
 
 USER, HISTORY = "user", "history"
 FORMS = (".jsonl", ".json", ".csv", ".parquet")
 Row = tuple[object, list]  # the user, and the items of the history, oldest first
 
 
-def rows_of_split(data_path: str, dataset: str, index: str | None, split: str) -> list[Row]:
-    """The users of a split of a data set, with what they had seen before it."""
-    samples = load_dataset(data_path, dataset, index).samples(split)
-    return [(sample.user, list(sample.history)) for sample in samples]
+@dataclass(frozen=True)
+class UserCount:
+    """The users of a source."""
+
+    users: int
+    numbered: bool  # all of them are integers
+
+
+class UserSource(ABC):
+    """Users and their histories, in an order that stays."""
+
+    @abstractmethod
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """The rows from number `start` on. Raises UserError that names the place of what cannot be read."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all rows."""
+
+    @abstractmethod
+    def absolute(self) -> UserSource:
+        """The same, for processes that run elsewhere."""
+
+    def check(self, problem: Callable[[list], str | None]) -> UserCount:
+        """Read all rows and count them. problem: of a history, what is wrong with it, or None.
+
+        Raises UserError for the first row that has one, or if there is no row.
+        """
+        rows, numbered = 0, True
+        for rows, (user, history) in enumerate(self.rows(), start=1):
+            numbered = numbered and isinstance(user, int)
+            if said := problem(history):
+                raise UserError(f"{self}, user {user!r} (row {rows}): {said}")
+        if not rows:
+            raise UserError(f"{self}: holds no user")
+        return UserCount(rows, numbered)
+
+
+def open_users(
+    histories: str | None, dataset: str | None, data_path: str, split: str, index: str | None = None
+) -> UserSource:
+    """The users of a file, or of a split of a data set. Raises UserError if not one of the two is given."""
+    if (histories is None) == (dataset is None):
+        raise UserError("give --histories FILE, or --dataset and --split, one of the two")
+    return HistoryFile(Path(histories)) if histories is not None else SplitUsers(data_path, str(dataset), index, split)
 
 
 @dataclass(frozen=True)
-class HistoryFile:
+class SplitUsers(UserSource):
+    """The users of a split of a data set, each with what it had seen before."""
+
+    data_path: str
+    dataset: str
+    index: str | None
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.data_path}/{self.dataset}, {self.split}"
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        samples = load_dataset(self.data_path, self.dataset, self.index).samples(self.split)
+        return ((sample.user, list(sample.history)) for sample in samples[start:])
+
+    def absolute(self) -> SplitUsers:
+        index = self.index and str(Path(self.index).absolute())
+        return replace(self, data_path=str(Path(self.data_path).absolute()), index=index)
+
+    def fingerprint(self) -> str:
+        return sha256(repr(list(self.rows())).encode())
+
+
+@dataclass(frozen=True)
+class HistoryFile(UserSource):
     """A row a user: `user`, an integer or a text, and `history`, its items, oldest first.
 
     In CSV the items of a history stand in one field, with spaces or commas between them.
@@ -39,22 +106,17 @@ class HistoryFile:
             raise UserError(f"{self.path}: no such file")
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """The rows from number `start` on. Raises UserError that names the line of what cannot be read."""
         read = {".csv": self._csv, ".parquet": self._parquet}.get(self.path.suffix, self._json)
         return read(start)
 
-    def check(self, problem: Callable[[list], str | None]) -> int:
-        """The number of rows, all of which are read. problem: of a history, what is wrong with it, or None.
+    def __str__(self) -> str:
+        return str(self.path)
 
-        Raises UserError for the first row that has one, or if there is no row.
-        """
-        rows = 0
-        for rows, (user, history) in enumerate(self.rows(), start=1):
-            if said := problem(history):
-                raise UserError(f"{self.path}, user {user!r} (row {rows}): {said}")
-        if not rows:
-            raise UserError(f"{self.path}: holds no user")
-        return rows
+    def absolute(self) -> HistoryFile:
+        return HistoryFile(self.path.absolute())
+
+    def fingerprint(self) -> str:
+        return file_sha256(self.path)
 
     def _json(self, start: int) -> Iterator[Row]:
         with self.path.open(encoding="utf-8-sig") as file:

@@ -46,7 +46,7 @@ class Range:
 
 
 COUNTS = (
-    "batch_size", "batch_sizes", "beam_size", "beams", "clients", "cutoff", "draft_beam_size", "draft_size",
+    "actors", "batch_size", "batch_sizes", "beam_size", "beams", "clients", "cutoff", "draft_beam_size", "draft_size",
     "draft_sizes", "draft_width", "drawn_users", "draws", "encode_batch_size", "epochs", "eval_epochs", "gamma",
     "hidden", "k", "latent", "layers", "levels", "lora_alpha", "lora_r", "max_history", "max_items", "max_k",
     "max_queue", "max_tokens", "max_users", "micro_batch_size", "min_train_items", "minutes", "n_users", "nodes",
@@ -54,10 +54,10 @@ COUNTS = (
     "vocabulary", "width", "workers_per_device",
 )  # fmt: skip
 MAY_BE_0 = (
-    "batch_wait", "beta", "clip_norm", "drain_seconds", "epsilon", "item_core", "noise", "save_steps", "select_users",
-    "user_core", "values", "warmup", "warmup_epochs", "warmup_steps", "weight_decay",
+    "batch_wait", "beta", "clip_norm", "drain_seconds", "epsilon", "gpus_per_actor", "item_core", "noise", "save_steps",
+    "select_users", "user_core", "values", "warmup", "warmup_epochs", "warmup_steps", "weight_decay",
 )  # fmt: skip
-ABOVE_0 = ("learning_rate", "max_eval_steps", "max_wait", "rates", "ratios", "seconds", "temperature")
+ABOVE_0 = ("cpus_per_actor", "learning_rate", "max_eval_steps", "max_wait", "rates", "ratios", "seconds", "temperature")
 SHARES = ("alpha", "new_items", "r_original", "r_student")
 RANGES = {
     **dict.fromkeys(COUNTS, Range(1)),

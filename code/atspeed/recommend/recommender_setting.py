@@ -1,8 +1,8 @@
-"""What is served: the folders and files, to be opened by the server and loaded by its workers."""
+"""A recommender by its folders and files: opened where it is checked, loaded where it recommends."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,21 +12,29 @@ from genrec.identifiers.item_texts import read_titles
 if TYPE_CHECKING:
     from atspeed.recommend.recommender import Recommender
 
+PATHS = ("target_model", "draft_model", "index", "raw_ids", "stop_list", "titles")
+
 
 @dataclass(frozen=True)
-class ServeSetting:
+class RecommenderSetting:
     """Paths as in `ServedCatalogue.open`; the rest as in `Recommender`."""
 
     target_model: str
     draft_model: str | None = None
     index: str | None = None
     raw_ids: str | None = None
-    titles: str | None = None  # a file of items and their titles, see `read_titles`
     stop_list: str | None = None
+    titles: str | None = None  # a file of items and their titles, see `read_titles`
     dtype: str = "float32"
     batch_size: int = 32
     draft_width: int | None = None
     gamma: int = 3
+
+    def absolute(self) -> RecommenderSetting:
+        """The same, for processes that run elsewhere."""
+        named = {name: getattr(self, name) for name in PATHS}
+        found = {name: str(Path(path).absolute()) for name, path in named.items() if path is not None}
+        return replace(self, **found)  # type: ignore[arg-type]
 
     def open(self) -> tuple[ServedCatalogue, dict[int, str]]:
         """The catalogue, and titles by item number. Raises UserError for what is not there or does not fit."""
