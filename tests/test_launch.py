@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
@@ -81,3 +82,18 @@ def test_a_launcher_that_is_terminated_ends_in_one_line(tmp_path):
     said = started.communicate(timeout=60)[1]
     assert started.returncode == 128 + signal.SIGTERM
     assert said.splitlines() == ["error: terminated; run the same command again to go on: what was finished is kept"]
+
+
+def test_processes_end_with_a_launcher_that_is_killed(tmp_path):
+    """They are in sessions of their own, so that no signal to its group reaches them."""
+    (tmp_path / "program.py").write_text(PROGRAM.format("print(os.getpid(), flush=True)\n    time.sleep(60)"))
+    started = subprocess.Popen(
+        [sys.executable, ROOT / "script/launch.py", "torchrun", "--standalone", "--nproc_per_node", "2",
+         tmp_path / "program.py", ROOT / "code"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    pids = [int(started.stdout.readline()) for _ in range(2)]
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    started.kill()
+    started.wait()
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
+    assert not alive

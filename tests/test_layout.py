@@ -32,7 +32,7 @@ ROOMS = {
     "genrec": ("runtime", "data", "evaluation", "reports", "raw", "identifiers"),
     "atspeed": (
         "processes", "template", "prompts", "checkpoints", "tree_logits", "data", "training", "benchmark", "beamsd",
-        "beamsd4timing", "beamsd_replace", "recommend", "serve", "gpu", "commands",
+        "beamsd4timing", "beamsd_replace", "recommend", "serve", "hub", "gpu", "commands",
         "__main__",
     ),
     "specgr": (

@@ -1,5 +1,6 @@
 """Starts programs: flags are checked before any work, and a user's mistake ends in one line and exit code 2."""
 
+import ctypes
 import gc
 import inspect
 import logging
@@ -67,6 +68,7 @@ def errors_in_one_line() -> Iterator[None]:
     """
     _set_up_logging()
     _end_in_order_on_sigterm()
+    _end_with_the_launcher()
     try:
         yield
         leave_process_group()
@@ -103,6 +105,14 @@ def _end_in_order_on_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
+
+
+def _end_with_the_launcher() -> None:
+    """One of several processes ends where their launcher is killed, which could not end them: they would wait for one
+    another, and hold their memory, for as long as GROUP_TIMEOUT."""
+    if process_count() > 1 and sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)  # one that waits in a collective hears no other
 
 
 def _end(line: str, code: int) -> NoReturn:
