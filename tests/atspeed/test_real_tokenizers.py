@@ -8,6 +8,7 @@ leaves them.
 
 import os
 import random
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GenerationConfig, GPT2Tokenizer, LlamaConfig, Qwen3Config, Qwen3ForCausalLM
 
+from atspeed import Recommender
 from atspeed.checkpoints.loading import teach_tokenizer
 from atspeed.prompts import encode_prompts
 from atspeed.template import PROMPT
@@ -95,3 +97,72 @@ def test_the_stages_run_on_qwen3_with_the_generation_config_of_a_chat_model(tmp_
     users = sum(len(line.split()) > 1 for line in (tmp_path / "data/toy/sequential_test.txt").open())
     assert f"{2 * users} of {2 * users} lists identical for all methods; 0 differ" in logs["inference"]
     assert "repetition_penalty" not in (tmp_path / "output/toy/target/generation_config.json").read_text()
+
+
+# Prompts in the manner of LC-Rec and MiniOneRec, in words of ours.
+STYLES = {
+    "LC-Rec, four codes": (
+        4, "Here is an instruction. Answer it.\n\n### Instruction:\nA user has had {history}, in turn. What is next?"
+        "\n\n### Response:", ", ", "false",
+    ),
+    "MiniOneRec, three codes": (
+        3, "### Instruction:\nGuess the next item of a user from what the user has bought.\n\n### User Input:\n"
+        "The user has bought {history}, the oldest first.\n\n### Response:\n", ", ", "false",
+    ),
+    "a chat, three codes": (3, "I bought {history}. What shall I buy next?", "; ", "true"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_model_of_qwen3s_tokenizer_is_adopted_with_the_prompt_that_it_knows(tmp_path, style):
+    """Its lists are those of `generate` on prompts that the tokenizer itself has made of text."""
+    base = unpack("qwen3", tmp_path / "unpacked")
+    levels, prompt, separator, chat = STYLES[style]
+    toy = make_toy(n_items=300, n_users=60)
+    codes = {
+        item: tuple(f"<{'abcd'[level]}_{item // 7**level % 7 if level < 3 else 0}>" for level in range(levels))
+        for item in toy.catalogue.identifiers
+    }
+    toy.save(tmp_path / "data" / "toy")
+    Catalogue(codes).save(tmp_path / "data/toy/toy.index.json")
+    tokenizer = teach_tokenizer(str(base), Catalogue(codes))
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).eval()
+    model.generation_config = GenerationConfig(**CHAT)
+    for each in (model, tokenizer):
+        each.save_pretrained(tmp_path / "foreign")
+    (tmp_path / "prompt.txt").write_text(prompt + "\n")
+    said = succeed(
+        "adopt", tmp_path, MODEL=str(tmp_path / "foreign"), PROMPT_TEMPLATE=str(tmp_path / "prompt.txt"),
+        ITEM_SEPARATOR=separator, CHAT_TEMPLATE=chat,
+    )  # fmt: skip
+    shares = re.search(r"share of its probability on legal codes, by level: ([\d., ]+)", said)[1].split(", ")
+    assert len(shares) == levels
+    assert "<a_" in said.partition(prompt.partition("{history}")[0])[2], "what the model reads is shown"
+    recommender = Recommender.from_pretrained(tmp_path / "output/toy/target")
+    tokenizer, legal = AutoTokenizer.from_pretrained(tmp_path / "foreign"), set(codes.values())
+    for history in ([3], [5, 77, 290, 12]):
+        text = prompt.replace("{history}", separator.join("".join(codes[item]) for item in history))
+        if chat == "true":
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+        inputs = tokenizer(text, return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+
+        def allowed(_, sent, length=length):
+            said = tuple(tokenizer.convert_ids_to_tokens(sent[length:].tolist()))
+            following = {each[len(said)] for each in legal if each[: len(said)] == said}
+            return tokenizer.convert_tokens_to_ids(sorted(following))
+
+        expected = model.generate(
+            **inputs, num_beams=5, num_return_sequences=5, max_new_tokens=levels, do_sample=False, eos_token_id=None,
+            repetition_penalty=1.0, prefix_allowed_tokens_fn=allowed,
+        )[:, length:]  # fmt: skip
+        paths = [tuple(tokenizer.convert_ids_to_tokens(path)) for path in expected.tolist()]
+        found = recommender.recommend([history], k=5)[0].items
+        assert [codes[item] for item in found] == [path for path in paths for item in codes if codes[item] == path][:5]

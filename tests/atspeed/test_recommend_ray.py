@@ -70,4 +70,4 @@ def test_what_ray_has_begun_is_finished_without_it(world):
 
 def test_a_cluster_that_is_not_there_is_named(world):
     output, code = script("recommend_ray", world, **variables(world, world / "none"), ADDRESS="127.0.0.1:1")
-    assert (code, "--address 127.0.0.1:1: does not start" in output) == (2, True), output
+    assert (code, "--address 127.0.0.1:1: no cluster there" in output) == (2, True), output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,8 +32,16 @@ class RayActors:
     cpus: float  # some must be left for Ray's own tasks
 
     def check(self) -> None:
+        """Raises UserError if Ray is not installed, or nobody listens at the address, for whom Ray waits for minutes."""
         if find_spec("ray") is None:
             raise UserError('--engine ray: Ray is not installed; pip install -e ".[pipeline,ray]"')
+        host, colon, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if not colon:
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--address {self.address}: no cluster there ({error})") from error
 
 
 class ShardActor:
