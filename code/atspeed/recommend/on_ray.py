@@ -32,7 +32,7 @@ class RayActors:
     cpus: float  # some must be left for Ray's own tasks
 
     def check(self) -> None:
-        """Raises UserError if Ray is not installed, or nobody listens at the address, for whom Ray waits for minutes."""
+        """Raises UserError if Ray is not installed, or nobody is at the address: Ray would wait for minutes."""
         if find_spec("ray") is None:
             raise UserError('--engine ray: Ray is not installed; pip install -e ".[pipeline,ray]"')
         host, colon, port = (self.address or "").removeprefix("ray://").rpartition(":")
