@@ -48,6 +48,11 @@ are dear. See it: the same target in the shape of LLaMA-160M, with the same draf
   OUTPUT_DIR=$OUTPUT_DIR TARGET_MODEL=$HERE/target-160m METHODS="generate,gamma 0,speculative,auto" \\
       RUN_BEAM_SIZES=1,5,10 BATCH_SIZES=1 REQUESTS=5 bash script/benchmark.sh
 
+Recommend with what was trained, to a file and over HTTP:
+
+  OUTPUT_DIR=$OUTPUT_DIR bash script/recommend.sh      # Parquet files of every test user's list: $HERE/lists
+  OUTPUT_DIR=$OUTPUT_DIR bash script/serve.sh          # a page at http://127.0.0.1:8000; Ctrl-C ends it
+
 The plot: $HERE/results/draft-AtSpeedSModel/*/results.png. Next: your own model and data (README.md, "The four
 stages"); all six ways to train a draft, compared (bash script/reproduce.sh); the decoder in your own code ("BeamSD").
 END
