@@ -48,7 +48,9 @@ LIMITED = {name: FOLDERS[name] for name in ("make_toy", "init_model", "process_d
 def world(tmp_path):
     make_toy(n_items=300, n_users=60).save(tmp_path / "data/toy")
     write_json(tmp_path / "made/facts.json", {"stage": "finetune_llama", "arguments": {}})
-    (tmp_path / "raw.csv").write_text("user,item,time\n" + "".join(f"u{k % 70},i{k % 90},{k}\n" for k in range(4000)))
+    (tmp_path / "raw.csv").write_text(
+        "user,item,time\n" + "".join(f"u{k % 70},i{k % 90},{10**9 + k}\n" for k in range(4000))
+    )
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32))
     (tmp_path / "outputs").mkdir()
     return tmp_path

@@ -70,7 +70,7 @@ def test_the_order_of_tokens_is_the_same_in_every_process():
         (INDEX | {"01": ["<a_2>", "<b_1>"]}, r"item '01' is not an integer"),
         (INDEX | {"x": ["<a_2>", "<b_1>"]}, r"item 'x' is not an integer >= 0"),
         (INDEX | {"-1": ["<a_2>", "<b_1>"]}, r"item '-1' is not an integer >= 0"),
-        (INDEX | {"7": "<a_1><b_1>"}, r"item 7: '<a_1><b_1>' is not a list of tokens"),
+        (INDEX | {"7": "a_1 b_1"}, r"item 7: 'a_1 b_1' is not a list of tokens"),
         (INDEX | {"7": ["<a_1>", 3]}, r"item 7: \['<a_1>', 3\] is not a list of tokens"),
         (INDEX | {"7": ["<a_1>", " "]}, r"item 7: \['<a_1>', ' '\] is not a list of tokens"),
         (INDEX | {"7": []}, r"item 7: \[\] is not a list of tokens"),

@@ -102,8 +102,6 @@ def test_text_and_yaml_become_the_same_values(value, hint, expected):
         ("weight_decay", math.nan, "at least 0"),
         ("alpha", 1.5, "in 0 … 1"),
         ("seed", -1, "in 0 … 4294967295"),
-        ("min_rating", math.nan, "finite"),
-        ("min_rating", math.inf, "finite"),
         ("codebooks", (8, 1), "at least 2, each"),
         ("ratios", (8.0, 1.0, 0.0), "above 0, each"),
     ],

@@ -224,7 +224,7 @@ def test_the_order_of_lines_and_their_division_into_files_change_nothing(tmp_pat
         part.to_csv(tmp_path / name, index=False)
     amazon_2023(tmp_path / "all.jsonl.gz", shuffled)
     for number, source in enumerate([f"{tmp_path}/t*.csv, {tmp_path}/valid.csv.gz", tmp_path / "all.jsonl.gz"]):
-        made(tmp_path / f"again{number}", source)
+        made(tmp_path / f"again{number}", source, "--split", "time")
         assert contents(tmp_path / f"again{number}") == contents(tmp_path / OUT)
 
 
@@ -245,8 +245,10 @@ def test_what_stands_at_a_cut_belongs_to_the_later_split():
 
 
 GOOD = {
-    "json": [f'{{"user_id": "u{k % 3}", "parent_asin": "i{k}", "rating": 5.0, "timestamp": {k}}}' for k in range(40)],
-    "csv": ["user_id,parent_asin,rating,timestamp", *(f"u{k % 3},i{k},5.0,{k}" for k in range(40))],
+    "json": [
+        f'{{"user_id": "u{k % 3}", "parent_asin": "i{k}", "rating": 5.0, "timestamp": {10**9 + k}}}' for k in range(40)
+    ],
+    "csv": ["user_id,parent_asin,rating,timestamp", *(f"u{k % 3},i{k},5.0,{10**9 + k}" for k in range(40))],
 }
 BROKEN = [
     ("json", '{"user_id": "u", "parent_asin": ', "'{\"user_id\": \"u\", \"parent_asin\":' is no JSON object"),
@@ -297,13 +299,15 @@ def test_a_broken_line_is_counted_and_shown_by_file_line_and_field(form, line, m
 
 
 def test_a_broken_row_of_a_parquet_file_is_shown_by_its_number(tmp_path, caplog):
-    raw = pd.DataFrame({"user": ["u", None, "u"], "item": [7, 8, 9], "time": [1.5, 2, np.nan], "rating": [4, 5, 5]})
+    raw = pd.DataFrame(
+        {"user": ["u", None, "u"], "item": [7, 8, 9], "time": [1e9 + 1.5, 1e9 + 2, np.nan], "rating": [4, 5, 5]}
+    )
     raw.to_parquet(tmp_path / "raw")
     reading = read(tmp_path / "raw", tmp_path / "work")
     assert (reading.broken, reading.records.items.tolist(), reading.records.timestamp.tolist()) == (
         2,
         ["7"],
-        [1_500_000],
+        [1_000_000_001_500_000],
     )
     assert "raw, line 2: field user is missing" in caplog.text
     assert "raw, line 3: field time is missing" in caplog.text
@@ -325,14 +329,24 @@ def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(
     ("content", "flags", "message"),
     [
         ("a,b,c\n1,2,3\n", [], "raw: no column is known as user; pass --user NAME; the columns are a, b, c"),
-        ("user,item,when\n1,2,3\n", [], "raw: no column is known as timestamp; pass --timestamp NAME; the columns are"),
+        ("user,item,when\n1,2,3\n", [], "raw: no column is known as timestamp; pass --timestamp NAME, or --split"),
         ("user,item,time\n1,2,3\n", ["--item", "sku"], "raw: --item sku: no such column; the columns are user, item"),
         ("user,item,time\n1,2,3\n", ["--rating", "stars"], "raw: --rating stars: no such column; the columns are user"),
         ('{"user": 1}\n', [], "raw: no column is known as item; pass --item NAME; the columns are user"),
-        ('[{"user": 1}]', [], "raw, line 1: '[{\"user\": 1}]' begins a JSON array, and one object a line"),
-        ("{'user': 1}", ["--format", "json"], "raw, line 1: \"{'user': 1}\" is a Python dict, as in Amazon's files of"),
-        ("1::2::5::3\n", ["--columns", "user,item,rating,time"], "'1::2::5::3' has none of the delimiters that are"),
-        ("user::item\n", [], "raw, line 1: 'user::item' has none of the delimiters that are taken: comma, tab,"),
+        ('[{"user": 1}]', [], "raw: no column is known as item; pass --item NAME; the columns are user"),
+        ("[1, 2]", [], "raw, line 1: '[1, 2]' begins a JSON array, and not one of objects"),
+        ("{'user': 1}", ["--format", "json"], "raw: no column is known as item; pass --item NAME; the columns are"),
+        ("user_item\n", [], "raw, line 1: 'user_item' has none of the delimiters that are taken: comma, tab,"),
+        ("7,9,5,1000000003\n", [], "raw, line 1: is no header, but data: '7,9,5,1000000003'; name the columns, such as "
+         "--columns user,item,rating,timestamp, which is our guess, or the data set: --format amazon-2014-ratings"),
+        ("user,item,time\n1,2,3\n", [], "raw: 1 of 1 times fall in 1970: time has no seconds"),
+        ("user,item,time\n1,2,15/03/2011 13:39\n", [], "raw: no time is a time, such as '15/03/2011 13:39'; pass "
+         "--time_format '%d/%m/%Y %H:%M'"),
+        ("user,item\n1,2\n", ["--split", "time"], "raw: no column is known as timestamp; pass --timestamp NAME"),
+        ("user,item,time\n1,2,1000000003\n", ["--split", "given"], "--split given: the names of the files must say"),
+        ("user,item,time\n1,2,1000000003\n", ["--split", "random"], "--split random: choose from time, leave_one_out"),
+        ("user,item,time\n1,2,1000000003\n", ["--min_rating", "nan"], "--min_rating nan: must be finite"),
+        ("user,item,time\n1,2,1000000003\n", ["--format", "ml-2m"], "--format ml-2m: choose from json, csv, parquet, "),
         (100_000 * '{"user":' + "\n", [], "is no JSON object, nor is any of the first 1 lines"),
         ('user,"' + 200_000 * "x" + '",time\n', [], "raw, line 1: not CSV (field larger than"),
         ("user,item,time\n1,2,3\n".encode("utf-16"), [], "raw: is UTF-16; convert it to UTF-8: iconv -f UTF-16"),
@@ -341,11 +355,11 @@ def test_lines_are_counted_over_blocks_and_only_the_first_broken_ones_are_shown(
         ("user,item,time\n1,2,3\n", ["--format", "json"], "raw, line 1: 'user,item,time' is no JSON object"),
         ("user,item,time\n1,2,3\n", ["--format", "tsv"], "--format tsv: choose from json, csv, parquet"),
         ("user,item,time\n1,2,3\n", ["--columns", "user,item"], "raw, line 1: 3 fields, but --columns names 2"),
-        ("user,item,time\n1,2,x\n", [], "--input: no whole record with a rating of at least 4 (--min_rating) among 1"),
-        ("user,item,time\n1,2,3\n", [], "1 interactions are too few to cut by 8:1:1"),
-        ("user,item,time\n1,2,3\n", ["--user_core", "2"], "--user_core 2, --item_core 0: none of 1 interactions is"),
-        ("user,item,time\n" + "1,2,3\n2,2,3\n" * 9, ["--keep_duplicates"], "the train split is empty: 18 interactions, "
-         "cut at 3 (1970-01-01 00:00:03 UTC) and 3 (1970-01-01 00:00:03 UTC), have none there"),
+        ("user,item,time,stars\n1,2,1000000003,2\n", [], "--input: no whole record with a rating of at least 4 ("),
+        ("user,item,time\n1,2,1000000003\n", [], "1 interactions are too few to cut by 8:1:1"),
+        ("user,item,time\n1,2,1000000003\n", ["--user_core", "2"], "--user_core 2, --item_core 0: none of 1 inter"),
+        ("user,item,time\n" + "1,2,3\n2,2,3\n" * 9, ["--keep_duplicates", "--time_format", "order"], "the train split "
+         "is empty: 18 interactions, cut at 3 (1970-01-01 00:00:03 UTC) and 3 (1970-01-01 00:00:03 UTC), have none"),
         (gzip.compress(b"user,item,time\n1,2,3\n" * 999, mtime=0)[:-9], [], "raw: truncated gz: it ends before"),
         ("user,item,time\n1,2,3\n", ["--ratios", "8,2"], "--ratios 8,2: pass three numbers, such as 8,1,1"),
         ("user,item,time\n1,2,3\n", ["--ratios", "8,2,0"], "--ratios 8,2,0: must be above 0, each"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Identifier = tuple[str, ...]
+_TOKEN = re.compile(r"<[^<>]+>")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")  # of an item, as text
 
 
@@ -31,7 +32,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:
-        """Reads a JSON object item -> [token, …].
+        """Reads a JSON object item -> [token, …], or the tokens as one text, each in angle brackets.
 
         Raises UserError that names file, key and value if an item is not an integer >= 0, an identifier is not a list
         of tokens, identifiers differ in length, or a token occurs at two levels.
@@ -44,6 +45,8 @@ class Catalogue:
         for key, tokens in content.items():
             if not _NUMBER.fullmatch(key):
                 raise UserError(f"{path}: item {key!r} is not an integer >= 0")
+            if isinstance(tokens, str) and not _TOKEN.sub("", tokens).strip():
+                tokens = _TOKEN.findall(tokens)  # "<|sid_begin|><s_a_1><s_b_2><|sid_end|>", as of OneRec
             if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t.strip() for t in tokens):
                 raise UserError(f"{path}: item {key}: {tokens!r} is not a list of tokens")
             length = len(next(iter(identifiers.values()), tokens))
@@ -148,8 +151,12 @@ def read_stop_list(path: Path, catalogue: Catalogue) -> set[int]:
 
 
 def find_index(folder: Path, dataset: str) -> Path:
-    """Returns the only `<dataset>.*.json` in the folder. Raises UserError if there is none, or more than one."""
-    found = sorted(folder.glob(f"{dataset}.*.json"))
+    """Returns the only `<dataset>.*.json` in the folder that is neither interactions nor texts of LC-Rec's format.
+
+    Raises UserError if there is none, or more than one.
+    """
+    others = (".inter.json", ".item.json", ".user.json", ".review.json", ".test.json")
+    found = sorted(path for path in folder.glob(f"{dataset}.*.json") if not path.name.endswith(others))
     if len(found) != 1:
         what = f"{len(found)} files match ({', '.join(p.name for p in found)})" if found else "no file matches"
         raise UserError(f"{folder}/{dataset}.*.json: {what}; name the identifier index with --index FILE")

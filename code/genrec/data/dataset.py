@@ -35,9 +35,13 @@ class Dataset:
 
         Training: predict the last training item from those before it or, with `subseq`, every item but the first.
         Validation: predict the first validation item from the training items. Test: predict all test items from the
-        training and validation items. Users without a sample are left out. Raises UserError for an unknown split.
+        training and validation items. Users without a sample are left out. Where the samples are given, they are these,
+        with one item to predict each. Raises UserError for an unknown split.
         """
         check_split(split)
+        if self.splits.samples is not None:
+            rows = self.splits.samples[split]
+            return [Sample(user, tuple(history[-max_history:]), (item,)) for user, history, item in rows]
         train, samples = self.splits.train, []
         for user in sorted(self.splits[split]):
             items = self.splits[split][user]

@@ -1,4 +1,4 @@
-"""The 8:1:1 splits of a data set folder, in either of the two released forms."""
+"""The splits of a data set folder: interactions in one of three forms, or samples."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +8,27 @@ import numpy as np
 from genrec.data.npy import read_npy_dict
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, sha256, write_text
-from genrec.runtime.text import read_rows
+from genrec.runtime.text import read_json, read_rows
 
 SPLITS = ("train", "valid", "test")
 _DICTS = {"train": "training_dict.npy", "valid": "validation_dict.npy", "test": "testing_dict.npy"}
 _TEXTS = {split: f"sequential_{split}.txt" for split in SPLITS}
 
+_SAMPLES = {split: f"{split}.parquet" for split in SPLITS}
+INTER = ".inter.json"  # of LC-Rec and LETTER: user -> items, oldest first
+
 Interactions = dict[int, list[int]]  # user -> items, oldest first
+SampleRow = tuple[int, list[int], int]  # user, history (oldest first), the item that followed
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The interactions of each user, oldest first, cut at two points of global time."""
+    """The interactions of each user, oldest first, in three parts."""
 
     train: Interactions
     valid: Interactions
     test: Interactions
+    samples: dict[str, list[SampleRow]] | None = None  # of each split, where they are given and not to be derived
 
     def __getitem__(self, split: str) -> Interactions:
         """Returns a split by name. Raises UserError if it does not exist."""
@@ -36,7 +41,9 @@ class Splits:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the interactions that does not depend on the form they were read from."""
+        """A hash of the interactions, or of given samples, that does not depend on the form they were read from."""
+        if self.samples is not None:
+            return sha256(repr([self.samples[split] for split in SPLITS]).encode())[:16]
         canonical = [
             [(user, self[split][user]) for user in sorted(self[split]) if self[split][user]] for split in SPLITS
         ]
@@ -50,7 +57,8 @@ def check_split(split: str) -> None:
 
 
 def load_splits(folder: Path) -> Splits:
-    """Loads the three `.npy` dicts or, if they are not all there, the three `sequential_*.txt`.
+    """Loads a data set's splits: the three `.npy` dicts or, if they are not all there, the three `sequential_*.txt`; or
+    train.parquet, valid.parquet and test.parquet, of samples; or one NAME.inter.json, cut by `leave_one_out`.
 
     Raises UserError that names file, key and value if a file is missing or damaged, a split is empty, a user or an item
     is negative or not an integer, or a user has items to predict but no history.
@@ -59,38 +67,118 @@ def load_splits(folder: Path) -> Splits:
         raise UserError(
             f"{folder}: no such data set folder; set DATA_PATH and DATASET, or fetch it: bash data/download.sh"
         )
-    absent = {names: [n for n in names if not (folder / n).is_file()] for names in map(_names, (_DICTS, _TEXTS))}
-    dicts, texts = absent.values()
+    absent = [[n for n in layout.values() if not (folder / n).is_file()] for layout in (_DICTS, _TEXTS, _SAMPLES)]
+    dicts, texts, samples = absent
+    inter = sorted(folder.glob(f"*{INTER}"))
     if not dicts:
         read, names = read_npy_dict, _DICTS
     elif not texts:
         read, names = _read_text, _TEXTS
+    elif not samples:
+        return load_samples(folder)
+    elif len(inter) == 1:
+        return _checked(inter[0], leave_one_out(read_inter(inter[0])))
     else:
-        missing = dicts if len(dicts) <= len(texts) else texts
-        raise UserError(f"{folder / missing[0]}: no such file; a data set needs {', '.join(_names(_DICTS))} or "
-                        f"{', '.join(_names(_TEXTS))}")  # fmt: skip
+        missing = min(absent, key=len)
+        raise UserError(
+            f"{folder / missing[0]}: no such file; a data set needs {', '.join(_DICTS.values())} or "
+            f"{', '.join(_TEXTS.values())} or {', '.join(_SAMPLES.values())} or one NAME{INTER}"
+            + (f", and here are {len(inter)} of these" if inter else "")
+        )
     loaded = {split: _check(folder / name, read(folder / name)) for split, name in names.items()}
     splits = Splits(**loaded)
     _check_histories(folder, names, splits)
     return splits
 
 
-def seen_items(folder: Path) -> list[int]:
-    """Returns the items of the training interactions, in ascending order, of a data set in either layout.
+def leave_one_out(sequences: Interactions) -> Splits:
+    """The custom of the field: a user's last item is the test, the one before it the validation, the others are
+    training. Users with fewer than three items have training items alone."""
+    cut = {user: len(items) if len(items) < 3 else len(items) - 2 for user, items in sequences.items()}
+    return Splits(
+        {user: items[: cut[user]] for user, items in sequences.items()},
+        {user: items[cut[user] : cut[user] + 1] for user, items in sequences.items()},
+        {user: items[cut[user] + 1 :] for user, items in sequences.items()},
+    )
 
-    The layouts are these splits, or the column `item` of train.parquet (see `specgr.data.examples`). Raises UserError
-    as `load_splits` does, or if train.parquet has no such column.
-    """
-    path = folder / "train.parquet"
-    if not path.is_file():
-        return sorted({item for items in load_splits(folder).train.values() for item in items})
-    import pyarrow.parquet
+
+def read_inter(path: Path) -> Interactions:
+    """Reads a JSON object user -> [item, …], oldest first, of LC-Rec and LETTER. Raises UserError for anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: not a JSON object that maps users to lists of items")
+    try:
+        sequences = {int(user): items for user, items in content.items()}
+    except ValueError as error:
+        raise UserError(f"{path}: user {str(error).rpartition(': ')[2]} is not an integer") from error
+    return _check(path, sequences)
+
+
+def _checked(path: Path, splits: Splits) -> Splits:
+    """Raises UserError if a split is empty."""
+    for split in SPLITS:
+        if not any(splits[split].values()):
+            raise UserError(f"{path}: no user has the three items that leave-one-out needs: the {split} split is empty")
+    return splits
+
+
+def load_samples(folder: Path) -> Splits:
+    """Loads train.parquet, valid.parquet and test.parquet: the columns user, history (items, oldest first) and item, a
+    row a sample. A row without a history is an interaction, and no sample."""
+    samples = {split: _read_samples(folder / name) for split, name in _SAMPLES.items()}
+    of_users = {split: _interactions(rows) for split, rows in samples.items()}
+    kept = {split: [row for row in rows if row[1]] for split, rows in samples.items()}
+    for split, rows in kept.items():
+        if not rows:
+            raise UserError(f"{folder / _SAMPLES[split]}: the split is empty: no row has a history")
+    return Splits(**of_users, samples=kept)
+
+
+def _interactions(rows: list[SampleRow]) -> Interactions:
+    """What users did, by their samples in order: each adds its item; the first, its history too."""
+    found: Interactions = {}
+    for user, history, item in rows:
+        if user not in found:
+            found[user] = [*history]
+        found[user].append(item)
+    return found
+
+
+def _read_samples(path: Path) -> list[SampleRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        return sorted(set(pyarrow.parquet.read_table(path, columns=["item"])["item"].to_pylist()))
-    except (pyarrow.ArrowInvalid, KeyError) as error:
-        raise UserError(f"{path}: not a Parquet file with a column item ({error}); write it again: bash "
-                        "script/specgr_process_data.sh") from error  # fmt: skip
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from error
+    if lacking := {"history", "item"} - set(table.column_names):
+        raise UserError(f"{path}: has no column {min(lacking)}; samples have user, history and item")
+    histories, items = table["history"].to_pylist(), table["item"].to_pylist()
+    users = table["user"].to_pylist() if "user" in table.column_names else range(len(items))
+    numbers = {user: number for number, user in enumerate(sorted(set(users), key=str))}
+    whole = all(_is_id(user) for user in numbers)
+    rows = []
+    for number, (user, history, item) in enumerate(zip(users, histories, items, strict=True), start=1):
+        for each in (item, *history):
+            if not _is_id(each):
+                raise UserError(f"{path}, row {number}: item {each!r} is not an integer >= 0")
+        rows.append((user if whole else numbers[user], history, item))
+    return rows
+
+
+def seen_items(folder: Path) -> list[int]:
+    """Returns the items of the training interactions, in ascending order. Raises UserError as `load_splits` does."""
+    if (path := folder / _SAMPLES["train"]).is_file():  # samples, of which the items to predict are the interactions
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return sorted(set(pyarrow.parquet.read_table(path, columns=["item"])["item"].to_pylist()))
+        except (pyarrow.ArrowInvalid, KeyError) as error:
+            raise UserError(f"{path}: not a Parquet file with a column item ({error}); write it again: bash "
+                            "script/specgr_process_data.sh") from error  # fmt: skip
+    return sorted({item for items in load_splits(folder).train.values() for item in items})
 
 
 def save_texts(splits: Splits, folder: Path) -> None:
@@ -102,15 +190,23 @@ def save_texts(splits: Splits, folder: Path) -> None:
         write_text(folder / name, "\n".join(rows) + "\n")
 
 
+def save_samples(samples: dict[str, list[SampleRow]], folder: Path) -> None:
+    """Writes train.parquet, valid.parquet and test.parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema({"user": pa.int64(), "history": pa.list_(pa.int64()), "item": pa.int64()})
+    for split, name in _SAMPLES.items():
+        users, histories, items = zip(*samples[split], strict=True) if samples[split] else ((), (), ())
+        with atomic_path(folder / name) as partial:
+            pq.write_table(pa.table([users, histories, items], schema=schema), partial)
+
+
 def save_dicts(splits: Splits, folder: Path) -> None:
     """Writes the `.npy` dicts of the release, which are pickles."""
     for split, name in _DICTS.items():
         with atomic_path(folder / name) as partial, partial.open("wb") as file:
             np.save(file, splits[split], allow_pickle=True)
-
-
-def _names(files: dict[str, str]) -> tuple[str, ...]:
-    return tuple(files.values())
 
 
 def _read_text(path: Path) -> dict[int, list[int]]:

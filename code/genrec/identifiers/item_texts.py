@@ -18,7 +18,7 @@ from genrec.data.splits import load_splits
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import sha256
 from genrec.runtime.progress import progress_bar
-from genrec.runtime.text import read_lines
+from genrec.runtime.text import read_json, read_lines
 
 ITEMS = "items.parquet"  # written by both process_data programs: raw_id (string), item (int)
 NUMBER = "item"  # the column of item numbers
@@ -158,7 +158,22 @@ def _flatten(value: object) -> Iterator[str]:
         for part in value:
             yield from _flatten(part)
     elif isinstance(value, str):
-        yield value
+        listed = literal_list(value)
+        if listed is None:
+            yield value
+        else:
+            yield from _flatten(listed)
+
+
+def literal_list(text: str) -> list | None:
+    """The list that a text writes, as metadata hold some: "['one', 'two']". None for any other text."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        value = ast.literal_eval(text)
+    except _BROKEN:
+        return None
+    return value if isinstance(value, list) else None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
@@ -169,10 +184,29 @@ def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
     if kind == "parquet":
         batches = _parquet(path).iter_batches(batch_size=4096)
         yield from ((f"{path}, row {n}", row) for n, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
-    elif kind in ("csv", "json", "jsonl", "ndjson"):
-        yield from (_csv_rows if kind == "csv" else _json_rows)(path, read_lines(path))
+    elif kind == "csv":
+        yield from _csv_rows(path, read_lines(path))
+    elif kind in ("json", "jsonl", "ndjson"):
+        first = next((line for line in read_lines(path) if line.strip()), "")
+        whole = isinstance(_parse(first), str) or all(isinstance(value, dict) for value in _parse(first).values())
+        yield from (_whole_rows(path) if whole else None) or _json_rows(path, read_lines(path))
     else:
         raise UserError(f"{path}: ends in none of .json, .jsonl, .ndjson, .csv (plain or .gz), .parquet")
+
+
+def _whole_rows(path: Path) -> list[tuple[str, dict]] | None:
+    """The rows of a file that is one JSON object item -> {title, …}, as of LC-Rec and MiniOneRec, or an array of
+    objects; None for any other."""
+    try:
+        content = read_json(path)
+    except UserError:
+        return None
+    if isinstance(content, dict) and content and all(isinstance(row, dict) for row in content.values()):
+        column = NUMBER if all(key.isdecimal() for key in content) else "raw_id"
+        return [(f"{path}, key {key}", {**row, column: key}) for key, row in content.items()]
+    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        return [(f"{path}, entry {number}", row) for number, row in enumerate(content, 1)]
+    return None
 
 
 def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:

@@ -67,7 +67,6 @@ RANGES = {
     "codebooks": Range(2),
     "lora_dropout": Range(0, 0.99),
     "mean_length": Range(4),
-    "min_rating": Range(-math.inf),
     "n_items": Range(50),
     "port": Range(1024, 65535),
     "seed": Range(0, 2**32 - 1),  # the seeds that numpy accepts
@@ -107,13 +106,18 @@ def read_flags(arguments: list[str], flags: dict[str, Flag], first: str | None =
             near = difflib.get_close_matches(flag[2:].replace("-", "_"), flags, n=1)
             hint = f"did you mean --{near[0]}?" if near else f"known flags: {', '.join('--' + each for each in flags)}"
             raise UserError(f"unknown flag {flag}; {hint}")
-        if bare and flags[name].hint is not bool:
+        if bare and not _is_switch(flags[name].hint):
             raise UserError(f"{flag} needs a value: {flag} VALUE")
         given[name] = text
     for name, flag in flags.items():
         if flag.default is Parameter.empty and name not in given:
             raise UserError(f"--{name} is missing; pass --{name} VALUE")
     return {name: check_value(f"--{name}", text, flags[name]) for name, text in given.items()}
+
+
+def _is_switch(hint: object) -> bool:
+    """Whether a flag may stand without a value."""
+    return hint is bool or bool in typing.get_args(hint)
 
 
 def check_value(where: str, value: object, flag: Flag) -> object:
