@@ -7,6 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}         # empty: random weights of SHAPE
 DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-AtSpeedSModel}
 DRAFT_MODEL=${DRAFT_MODEL-$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME}   # empty: DRAFT_SHAPE, or no draft
@@ -22,7 +23,7 @@ REQUESTS=${REQUESTS:-20}
 SEED=${SEED:-0}
 
 NUM_PROCESSES=1 launch benchmark \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
     --shape "$SHAPE" --draft_shape "$DRAFT_SHAPE" --output_dir "$OUTPUT_DIR/$DATASET/benchmark" \
     --methods "$METHODS" --run_beam_sizes "$RUN_BEAM_SIZES" --batch_sizes "$BATCH_SIZES" --dtypes "$DTYPES" \
     --gamma "$GAMMA" --share_prefix "$SHARE_PREFIX" --requests "$REQUESTS" --seed "$SEED" "$@"

@@ -10,7 +10,8 @@ DATASET=${DATASET:-toy}
 FIT_ON=${FIT_ON:-all}                           # or train: codebooks of the items of training interactions alone
 METHOD=${METHOD:-rq-vae}                        # or rq-kmeans: no network, seconds
 INDEX_NAME=${INDEX_NAME:-$METHOD}
-ITEMS=${ITEMS:-}                                # metadata: JSON lines, Python-dict lines, CSV (plain or .gz), Parquet
+ITEMS=${ITEMS:-}                                # metadata: NAME.item.json, JSON or Python lines, CSV (plain or .gz), Parquet
+N_ITEMS=${N_ITEMS:-}                            # items of the catalogue, if some never occur; empty: what the data say
 ENCODER=${ENCODER:-}                            # folder of any Hugging Face encoder
 EMBEDDINGS=${EMBEDDINGS:-}                      # in place of the two: .npy, (items, numbers), row = item number
 CODEBOOKS=${CODEBOOKS:-256,256,256,256}         # codes, by level
@@ -18,7 +19,7 @@ HIDDEN=${HIDDEN:-2048,1024,512,256,128,64}      # of the encoder of the RQ-VAE; 
 LATENT=${LATENT:-32}
 BETA=${BETA:-0.25}                              # weight of the commitment loss
 DISTINCT=${DISTINCT:-sinkhorn}                  # or digit: one level more tells apart the items of the same codes
-EPSILON=${EPSILON:-0.003}                       # of Sinkhorn on the last level; 0: nearest
+EPSILON=${EPSILON:-}                            # of Sinkhorn on the last level; 0: nearest; empty: 0.003, for rq-kmeans 0
 WARMUP_EPOCHS=${WARMUP_EPOCHS:-2}               # of the autoencoder alone, before k-means; LC-Rec: 0
 EPOCHS=${EPOCHS:-30}
 BATCH_SIZE=${BATCH_SIZE:-256}
@@ -28,7 +29,8 @@ DTYPE=${DTYPE:-float32}                         # of the encoder's weights
 SEED=${SEED:-0}
 
 NUM_PROCESSES=1 NUM_MACHINES=1 launch build-index \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --index_name "$INDEX_NAME" --items "$ITEMS" --encoder "$ENCODER" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index_name "$INDEX_NAME" --items "$ITEMS" \
+    --item_count "$N_ITEMS" --encoder "$ENCODER" \
     --embeddings "$EMBEDDINGS" --fit_on "$FIT_ON" --method "$METHOD" --codebooks "$CODEBOOKS" --hidden "$HIDDEN" \
     --latent "$LATENT" --beta "$BETA" --distinct "$DISTINCT" --epsilon "$EPSILON" --warmup_epochs "$WARMUP_EPOCHS" --epochs "$EPOCHS" \
     --batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER" --learning_rate "$LEARNING_RATE" --dtype "$DTYPE" --seed "$SEED" "$@"

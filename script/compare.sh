@@ -6,6 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 DRAFT_MODELS=${DRAFT_MODELS:-$OUTPUT_DIR/$DATASET/draft-SFTModel,$OUTPUT_DIR/$DATASET/draft-AtSpeedSModel}
 RUN_BEAM_SIZES=${RUN_BEAM_SIZES:-1,3,5,10,20}   # K
@@ -20,7 +21,7 @@ DTYPE=${DTYPE:-float32}
 SEED=${SEED:-0}
 
 NUM_PROCESSES=1 launch compare \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_models "$DRAFT_MODELS" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" --draft_models "$DRAFT_MODELS" \
     --output_dir "$OUTPUT_DIR/$DATASET/comparison" --run_beam_sizes "$RUN_BEAM_SIZES" \
     --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --verifications "$VERIFICATIONS" --draws "$DRAWS" \
     --drawn_users "$DRAWN_USERS" --batch_size "$DECODE_BATCH_SIZE" --share_prefix "$SHARE_PREFIX" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -6,6 +6,7 @@ source "$(dirname "$0")/common.sh"
 renamed BASE_MODEL TARGET_BASE
 
 DATASET=${DATASET:-toy}
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_BASE=${TARGET_BASE:-$ROOT/model/tiny} # any decoder-only model: a folder, or a Hugging Face name
 FULL=${FULL:-false}                          # true: all weights, false: LoRA
 LORA_R=${LORA_R:-8}
@@ -32,7 +33,7 @@ SEED=${SEED:-0}
 REPORT_TO=${REPORT_TO:-none}                 # wandb, tensorboard or none
 
 launch finetune \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --base_model "$TARGET_BASE" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --base_model "$TARGET_BASE" \
     --output_dir "$OUTPUT_DIR/$DATASET/target" --full "$FULL" \
     --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \

@@ -5,6 +5,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 BEAM_SIZE=${BEAM_SIZE:-20}
 BATCH_SIZE=${BATCH_SIZE:-16}                    # prompts decoded at once, of one process
@@ -15,7 +16,7 @@ DTYPE=${DTYPE:-float32}
 SEED=${SEED:-0}
 
 launch teacher \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --output_dir "$OUTPUT_DIR/$DATASET" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" --output_dir "$OUTPUT_DIR/$DATASET" \
     --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --alignment_over "$ALIGNMENT_OVER" \
     --full_vocabulary "$FULL_VOCABULARY" --subseq "$SUBSEQ" \
     --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -6,6 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 DRAFT_MODEL_NAME=${DRAFT_MODEL_NAME:-draft-AtSpeedSModel}
 DRAFT_MODEL=${DRAFT_MODEL-$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME}   # empty: tree attention alone
@@ -20,7 +21,7 @@ DTYPE=${DTYPE:-float32}                         # lists are checked to be equal 
 SEED=${SEED:-0}
 
 launch inference \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
     --output_dir "$OUTPUT_DIR/$DATASET/results/$RESULTS" --run_beam_sizes "$RUN_BEAM_SIZES" \
     --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" --batch_size "$BATCH_SIZE" \
     --stop_list "$STOP_LIST" --dtype "$DTYPE" --seed "$SEED" "$@"

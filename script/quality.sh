@@ -7,6 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}   # empty: none
 BASELINES=${BASELINES:-popularity,co-occurrence,co-occurrence up to date,SASRec}
 SPLIT=${SPLIT:-test}                                       # valid: to choose among targets without a look at test
@@ -16,6 +17,6 @@ DTYPE=${DTYPE:-float32}
 SEED=${SEED:-0}
 
 launch quality \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" \
     --output_dir "$OUTPUT_DIR/$DATASET/quality" --baselines "$BASELINES" --split "$SPLIT" \
     --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --dtype "$DTYPE" --seed "$SEED" "$@"

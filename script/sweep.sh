@@ -8,6 +8,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 export DATASET=${DATASET:-toy} DATA_PATH OUTPUT_DIR LOG_DIR
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 PARAMETER=${PARAMETER:-draft_beam_size}         # draft_beam_size (N), gamma, alpha, or layers (of the draft)
 MODEL_CLASS=${MODEL_CLASS:-AtSpeedSModel}
@@ -45,7 +46,7 @@ if [[ $PARAMETER == alpha || $PARAMETER == layers ]]; then
     done
 fi
 NUM_PROCESSES=1 launch sweep \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --target_model "$TARGET_MODEL" --draft_models "$drafts" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" --draft_models "$drafts" \
     --output_dir "$OUTPUT_DIR/$DATASET/sweep" --parameter "$PARAMETER" --values "$VALUES" \
     --run_beam_sizes "$RUN_BEAM_SIZES" --draft_beam_size "$DRAFT_BEAM_SIZE" --gamma "$GAMMA" \
     --batch_size "$DECODE_BATCH_SIZE" --max_users "$TEST_USERS" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -6,6 +6,7 @@ source "$(dirname "$0")/common.sh"
 renamed BASE_MODEL DRAFT_BASE
 
 DATASET=${DATASET:-toy}
+INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 DRAFT_BASE=${DRAFT_BASE:-$ROOT/model/tiny-draft}   # any depth, with the target's tokenizer
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}
 MODEL_CLASS=${MODEL_CLASS:-AtSpeedSModel}          # SFTModel WordKDModel TVDKDModel SeqKDModel AtSpeedSModel AtSpeedRModel
@@ -39,7 +40,7 @@ SEED=${SEED:-0}
 REPORT_TO=${REPORT_TO:-none}                       # wandb, tensorboard or none
 
 launch train \
-    --dataset "$DATASET" --data_path "$DATA_PATH" --model_class "$MODEL_CLASS" --base_model "$DRAFT_BASE" \
+    --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --model_class "$MODEL_CLASS" --base_model "$DRAFT_BASE" \
     --target_model "$TARGET_MODEL" --train_data "$TRAIN_DATA" --valid_data "$VALID_DATA" \
     --output_dir "$OUTPUT_DIR/$DATASET/$DRAFT_MODEL_NAME" \
     --alpha "$ALPHA" --temperature "$TEMPERATURE" --top_k "$TOP_K" \

@@ -1,11 +1,14 @@
-"""Splits in both released forms, and what is refused."""
+"""Splits in every form of a data set, and what is refused."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 
-from genrec.data.splits import Splits, load_splits
+from genrec.data.catalogue import Catalogue
+from genrec.data.dataset import Dataset
+from genrec.data.splits import Splits, load_splits, save_samples
 from genrec.runtime.errors import UserError
 
 TRAIN, VALID, TEST = {0: [4, 2, 3], 1: [0, 1], 2: [5]}, {0: [1], 1: [], 2: [0, 0]}, {0: [], 1: [2, 2, 3], 2: []}
@@ -93,3 +96,51 @@ def test_missing_folder_and_unknown_split(tmp_path):
         load_splits(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"unknown split 'dev'; the splits are train, valid, test"):
         Splits(TRAIN, VALID, TEST)["dev"]
+
+
+SEQUENCES = {"0": [3, 1, 2, 5], "7": [1, 2], "3": [4, 3, 1]}
+
+
+def test_a_folder_of_lc_recs_interactions_is_cut_by_leave_one_out(tmp_path):
+    (tmp_path / "Arts.inter.json").write_text(json.dumps(SEQUENCES, indent=2))
+    (tmp_path / "Arts.item.json").write_text("{}")
+    splits = load_splits(tmp_path)
+    assert splits.train == {0: [3, 1], 7: [1, 2], 3: [4]}
+    assert splits.valid == {0: [2], 7: [], 3: [3]}
+    assert splits.test == {0: [5], 7: [], 3: [1]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "not a JSON object that maps users to lists of items"),
+        ('{"a": [1, 2, 3]}', "user 'a' is not an integer"),
+        ('{"1": [1, "x", 3]}', "user 1: item 'x' is not an integer >= 0"),
+        ('{"1": [1, 2]}', "no user has the three items that leave-one-out needs"),
+    ],
+)
+def test_what_is_wrong_with_lc_recs_interactions_is_named(tmp_path, content, message):
+    (tmp_path / "Arts.inter.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_splits(tmp_path)
+
+
+def test_given_samples_are_the_samples_one_label_each(tmp_path):
+    rows = {
+        "train": [(0, [4, 5], 6), (0, [4, 5, 6], 7), (1, [], 2)],
+        "valid": [(0, [4, 5, 6, 7], 8), (2, [9, 9], 9)],
+        "test": [(0, [4, 5, 6, 7, 8], 1), (0, [5, 6, 7, 8, 1], 2)],
+    }
+    save_samples(rows, tmp_path)
+    splits = load_splits(tmp_path)
+    assert splits.train == {0: [4, 5, 6, 7], 1: [2]}, "what a user did: the first history and every item"
+    assert splits.test == {0: [1, 2]}
+    data = Dataset("given", splits, Catalogue({item: ("<a>", f"<b_{item}>") for item in range(10)}))
+    assert [(each.user, each.history, each.labels) for each in data.samples("train")] == [
+        (0, (4, 5), (6,)), (0, (4, 5, 6), (7,)),
+    ]  # fmt: skip
+    assert data.samples("test", max_history=2)[1].history == (8, 1)
+    other = load_splits(tmp_path)
+    assert other.fingerprint == splits.fingerprint
+    save_samples(rows | {"test": rows["test"][:1]}, tmp_path)
+    assert load_splits(tmp_path).fingerprint != splits.fingerprint

@@ -36,6 +36,7 @@ def main(
     data_path: str = "data",
     index_name: str | None = None,
     items: str | None = None,
+    item_count: int | None = None,
     id_column: str | None = None,
     encoder: str | None = None,
     max_tokens: int = 512,
@@ -49,7 +50,7 @@ def main(
     latent: int = RQVAESettings.latent,
     beta: float = RQVAESettings.beta,
     distinct: str = RQVAESettings.distinct,
-    epsilon: float = RQVAESettings.epsilon,
+    epsilon: float | None = RQVAESettings.epsilon,
     warmup_epochs: int = RQVAESettings.warmup_epochs,
     epochs: int = RQVAESettings.epochs,
     batch_size: int = RQVAESettings.batch_size,
@@ -62,7 +63,9 @@ def main(
     extend: bool = False,
     overwrite: bool = False,
 ) -> None:
-    arguments = {k: v for k, v in locals().items() if k not in ("encode_batch_size", "extend", "overwrite")}
+    arguments = {
+        k: v for k, v in locals().items() if k not in ("encode_batch_size", "item_count", "extend", "overwrite")
+    }
     settings = RQVAESettings(**{field.name: arguments[field.name] for field in fields(RQVAESettings)})
     settings.check()
     if fit_on not in FIT_ON:
@@ -78,7 +81,7 @@ def main(
         raise UserError(f"{index}: is there already, and not ours; choose another --index_name, or pass --overwrite")
     source = open_source(
         index.parent, embeddings=embeddings, items=items, id_column=id_column, encoder=encoder, max_tokens=max_tokens,
-        batch_size=encode_batch_size, dtype=check_dtype(dtype), strict=strict,
+        batch_size=encode_batch_size, dtype=check_dtype(dtype), strict=strict, count=item_count,
     )  # fmt: skip
     if extend:
         hold(index)

@@ -30,8 +30,9 @@ def main(
     check_new(path, overwrite or not output, file=True)  # what stands in the place of our own choice is an earlier page
     data = load_dataset(data_path, dataset, index)
 
+    from genrec.identifiers.item_texts import known_titles
     from genrec.reports.description import read_times
     from genrec.reports.page import make_page
 
-    write_text(path, make_page(data, str(folder), read_times(folder, data.splits), max_history))
+    write_text(path, make_page(data, str(folder), read_times(folder, data.splits), max_history, known_titles(folder)))
     print(f"written to {path}")

@@ -126,7 +126,7 @@ def load_samples(folder: Path) -> Splits:
     """Loads train.parquet, valid.parquet and test.parquet: the columns user, history (items, oldest first) and item, a
     row a sample. A row without a history is an interaction, and no sample."""
     samples = {split: _read_samples(folder / name) for split, name in _SAMPLES.items()}
-    of_users = {split: _interactions(rows) for split, rows in samples.items()}
+    of_users = {split: _interactions(rows, first=split == "train") for split, rows in samples.items()}
     kept = {split: [row for row in rows if row[1]] for split, rows in samples.items()}
     for split, rows in kept.items():
         if not rows:
@@ -134,13 +134,11 @@ def load_samples(folder: Path) -> Splits:
     return Splits(**of_users, samples=kept)
 
 
-def _interactions(rows: list[SampleRow]) -> Interactions:
-    """What users did, by their samples in order: each adds its item; the first, its history too."""
+def _interactions(rows: list[SampleRow], first: bool) -> Interactions:
+    """What users did, by their samples in order: each adds its item; with `first` a user's first its history too."""
     found: Interactions = {}
     for user, history, item in rows:
-        if user not in found:
-            found[user] = [*history]
-        found[user].append(item)
+        found.setdefault(user, [*history] if first else []).append(item)
     return found
 
 

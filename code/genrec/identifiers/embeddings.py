@@ -27,7 +27,7 @@ from genrec.runtime.pretrained import load_pretrained
 from genrec.runtime.progress import progress_bar
 from genrec.runtime.text import read_json
 
-PART = 4096  # texts per part file
+PART = 512  # texts per part file: what an interruption costs at most
 POOLINGS = ("mean", "cls")
 ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
 ELSE = "encode with sentence-transformers yourself and pass --embeddings"

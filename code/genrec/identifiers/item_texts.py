@@ -22,11 +22,14 @@ from genrec.runtime.text import read_json, read_lines
 
 ITEMS = "items.parquet"  # written by both process_data programs: raw_id (string), item (int)
 NUMBER = "item"  # the column of item numbers
-IDS = ("parent_asin", "asin", "raw_id", "item_id", NUMBER)  # item id columns; the first present is used
+# Item id columns; the first present is used.
+IDS = (
+    "parent_asin", "asin", "raw_id", "item_id", NUMBER, "movieId", "business_id", "book_id", "video_id", "article_id",
+)  # fmt: skip
 FIELDS = {  # the parts of a text, in order, and the columns they come from
-    "title": ("title",),
+    "title": ("title", "movie_title", "name", "prod_name"),
     "brand": ("brand", "store"),
-    "categories": ("categories", "category"),
+    "categories": ("categories", "category", "genres", "class"),
     "description": ("description", "features", "feature"),
 }
 TEXT = "text"  # a column with the complete text, used unchanged in place of FIELDS
@@ -60,14 +63,18 @@ class ItemTexts:
         return found
 
 
-def item_names(folder: Path) -> list[str]:
-    """Returns the raw id of every item by number, from `items.parquet` or else the numbers in the splits.
+def item_names(folder: Path, count: int | None = None, highest: int | None = None) -> list[str]:
+    """Returns the raw id of every item by number: of `items.parquet`, or else the numbers up to the highest known.
 
-    Raises UserError if the table lacks a column, or its numbers are not 0, 1, 2 … with a distinct raw id each.
+    count: how many items there are. highest: number that the metadata name. Raises UserError if the table lacks a
+    column, its numbers are not 0, 1, 2 … with a distinct raw id each, or there are more items than `count`.
     """
     path = folder / ITEMS
     if not path.is_file():
-        return [str(item) for item in range(max(load_splits(folder).items()) + 1)]
+        most = max(load_splits(folder).items())
+        if count is not None and most >= count:
+            raise UserError(f"--item_count {count}: {folder} has an item {most}; items count from 0")
+        return [str(item) for item in range(count if count is not None else max(most, highest or 0) + 1)]
     table = _parquet(path)
     lacking = {"raw_id", NUMBER} - set(table.schema_arrow.names)
     if lacking:
@@ -77,6 +84,14 @@ def item_names(folder: Path) -> list[str]:
     if sorted(names) != list(range(len(columns["raw_id"]))) or len(set(names.values())) < len(names):
         raise UserError(f"{path}: the items are not numbered 0 to {len(columns['raw_id']) - 1} with a raw id each")
     return [names[number] for number in range(len(names))]
+
+
+def highest_number(path: Path, id_column: str | None = None) -> int | None:
+    """The highest item number that metadata name, if they know items by their numbers."""
+    if id_column not in (None, NUMBER):
+        return None
+    numbers = [row[NUMBER] for _, row in _rows(path) if isinstance(row, dict) and row.get(NUMBER) is not None]
+    return max((int(number) for number in numbers if str(number).isdecimal()), default=None)
 
 
 def read_texts(path: Path, names: list[str], id_column: str | None = None) -> ItemTexts:
@@ -115,6 +130,15 @@ def read_texts(path: Path, names: list[str], id_column: str | None = None) -> It
         else:
             result.without.append(item)
     return result
+
+
+def known_titles(folder: Path) -> dict[int, str]:
+    """Returns the titles of items by number that a data set's folder has: in items.parquet, or in a NAME.item.json."""
+    if (path := folder / ITEMS).is_file() and "title" in _parquet(path).schema_arrow.names:
+        columns = _parquet(path).read([NUMBER, "title"]).to_pydict()
+        return {item: title for item, title in zip(columns[NUMBER], columns["title"], strict=True) if title}
+    found = sorted(folder.glob("*.item.json"))
+    return read_titles(found[0], None) if len(found) == 1 else {}
 
 
 def read_titles(path: Path, raw_ids: Mapping[str, int] | None) -> dict[int, str]:
@@ -184,14 +208,14 @@ def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
     if kind == "parquet":
         batches = _parquet(path).iter_batches(batch_size=4096)
         yield from ((f"{path}, row {n}", row) for n, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
-    elif kind == "csv":
-        yield from _csv_rows(path, read_lines(path))
+    elif kind in ("csv", "tsv", "item"):  # the last is RecBole's
+        yield from _csv_rows(path, read_lines(path), "," if kind == "csv" else "\t")
     elif kind in ("json", "jsonl", "ndjson"):
         first = next((line for line in read_lines(path) if line.strip()), "")
         whole = isinstance(_parse(first), str) or all(isinstance(value, dict) for value in _parse(first).values())
         yield from (_whole_rows(path) if whole else None) or _json_rows(path, read_lines(path))
     else:
-        raise UserError(f"{path}: ends in none of .json, .jsonl, .ndjson, .csv (plain or .gz), .parquet")
+        raise UserError(f"{path}: ends in none of .json, .jsonl, .ndjson, .csv, .tsv, .item (plain or .gz), .parquet")
 
 
 def _whole_rows(path: Path) -> list[tuple[str, dict]] | None:
@@ -209,9 +233,11 @@ def _whole_rows(path: Path) -> list[tuple[str, dict]] | None:
     return None
 
 
-def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | str]]:
-    reader = csv.DictReader(file)
+def _csv_rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[str, dict | str]]:
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting)
     try:
+        reader.fieldnames = [name.partition(":")[0] for name in reader.fieldnames or ()]  # of RecBole's name:type
         for row in reader:
             uneven = None in row or None in row.values()
             yield f"{path}, line {reader.line_num}", "not as many fields as the header" if uneven else row

@@ -74,7 +74,7 @@ class RQVAE(nn.Module):
         wanted = self.normalise(embeddings)
         if not quantised:
             return mse_loss(self.decoder(self.encoder(wanted)), wanted)
-        epsilon = self.settings.epsilon if self.settings.distinct == "sinkhorn" else 0.0
+        epsilon = self.settings.entropy if self.settings.distinct == "sinkhorn" else 0.0
         found = self.quantise(self.encoder(wanted), epsilon)
         return mse_loss(self.decoder(found.vectors), wanted) + found.loss
 
@@ -97,7 +97,7 @@ class RQVAE(nn.Module):
             return torch.cat([codes, identification_digits(all_codes)[old:, None]], -1)
         return resolve(
             all_codes, lambda rows: self._last_cost(embeddings, codes, rows - old), self.settings.codebooks[-1],
-            epsilon=0.0 if old else self.settings.epsilon, old=torch.arange(len(all_codes)) < old,
+            epsilon=0.0 if old else self.settings.entropy, old=torch.arange(len(all_codes)) < old,
         )[old:]  # fmt: skip
 
     def _last_cost(self, embeddings: Tensor, codes: Tensor, rows: Tensor) -> Tensor:

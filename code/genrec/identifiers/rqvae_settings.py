@@ -19,7 +19,9 @@ class RQVAESettings:
     latent: int = 32
     beta: float = 0.25  # weight of the commitment loss
     distinct: str = "sinkhorn"  # items with equal codes get other last codes; or digit: an extra level separates them
-    epsilon: float = 0.003  # of Sinkhorn on the last level; 0: nearest code; ignored when distinct="digit"
+    # Of Sinkhorn on the last level; 0: nearest code; None: 0.003 for rq-vae, whose codebooks are trained with it, as in
+    # LC-Rec, and 0 for rq-kmeans, whose error it ruins (docs/identifiers.md). Ignored when distinct="digit".
+    epsilon: float | None = None
     warmup_epochs: int = 2  # of the plain autoencoder, before the codebooks are initialised; LC-Rec: 0
     epochs: int = 30
     batch_size: int = 256
@@ -28,6 +30,13 @@ class RQVAESettings:
     weight_decay: float = 1e-4
     eval_epochs: int = 5  # epochs between evaluations of the collision rate, each with a checkpoint
     seed: int = 0
+
+    @property
+    def entropy(self) -> float:
+        """The epsilon of Sinkhorn, given or by default."""
+        if self.epsilon is not None:
+            return self.epsilon
+        return 0.003 if self.method == "rq-vae" else 0.0
 
     @classmethod
     def from_dict(cls, values: dict) -> "RQVAESettings":

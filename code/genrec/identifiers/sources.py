@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from genrec.identifiers.item_texts import ItemTexts, item_names, read_texts
+from genrec.identifiers.item_texts import ItemTexts, highest_number, item_names, read_texts
 from genrec.identifiers.vectors import check_embeddings, load_embeddings
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import file_sha256
@@ -80,10 +80,11 @@ class Texts:
 
 def open_source(
     folder: Path, *, embeddings: str | None, items: str | None, id_column: str | None, encoder: str | None,
-    max_tokens: int, batch_size: int, dtype: str, strict: bool,
+    max_tokens: int, batch_size: int, dtype: str, strict: bool, count: int | None = None,
 ) -> VectorSource:  # fmt: skip
     """Opens the source selected by the flags of build_index, for the items of the data set `folder`.
 
+    count: items of the catalogue, of which some may never occur; None: what items.parquet, metadata and splits say.
     Raises UserError for incompatible flags, a file that does not fit and, with `strict`, items without a text or broken
     rows.
     """
@@ -94,14 +95,16 @@ def open_source(
         raise UserError(f"{lacking} is missing: pass --items FILE and --encoder PATH, or --embeddings FILE.npy")
     if min(max_tokens, batch_size) < 1:
         raise UserError(f"--max_tokens {max_tokens} and --encode_batch_size {batch_size} must be at least 1")
-    names = item_names(folder)
+    if not embeddings and not Path(str(encoder)).is_dir():
+        raise UserError(f"--encoder {encoder}: no such folder; it is a Hugging Face model with its tokenizer")
+    names = item_names(folder, count, None if items is None else highest_number(Path(items), id_column))
     if embeddings:
         check_embeddings(Path(embeddings), len(names))
         return Vectors(
             names, Path(embeddings), {"embeddings": embeddings, "sha256": file_sha256(Path(embeddings))[:16]}
         )
-    if not Path(encoder).is_dir():
-        raise UserError(f"--encoder {encoder}: no such folder; it is a Hugging Face model with its tokenizer")
+    assert items is not None
+    assert encoder is not None
     read = read_texts(Path(items), names, id_column)
     _report_problems(read, strict)
     about = {"texts": read.fingerprint, "encoder": encoder, "max_tokens": max_tokens, "dtype": f"torch.{dtype}"}

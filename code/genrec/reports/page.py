@@ -1,7 +1,8 @@
 """A self-contained HTML page about a data set, to look at before training."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -14,6 +15,7 @@ from genrec.reports import description, figures
 from genrec.reports.figures import NAMES
 
 LISTED = 1000  # shared identifiers to list; the rest are only counted
+NAMED = 10  # most popular items
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 2rem auto;
   padding: 0 1rem }
@@ -22,6 +24,8 @@ img { width: 100%; height: auto } .scroll { overflow-x: auto }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid #e4e4e4 }
 th:first-child, td:first-child { text-align: left } th { font-weight: 600 } summary { cursor: pointer }
+@media (max-width: 30rem) { body { margin: 1rem auto; padding: 0 .7rem; font-size: 15px }
+  table { font-size: .8rem } th, td { padding: .2rem .5rem .2rem 0 } }
 """
 
 
@@ -36,17 +40,23 @@ class Section:
     folded: str = ""  # summary line of a collapsed table; empty: not collapsed
 
 
-def make_page(data: Dataset, source: str, times: dict[str, np.ndarray] | None, max_history: int) -> str:
-    """Returns the page as HTML. source: where the data were read from. times: from `description.read_times`."""
+def make_page(
+    data: Dataset, source: str, times: dict[str, np.ndarray] | None, max_history: int,
+    titles: Mapping[int, str] | None = None,
+) -> str:  # fmt: skip
+    """Returns the page as HTML. source: where the data were read from. times: from `description.read_times`. titles:
+    item -> title, of those that are known."""
+    titles = titles or {}
     sections = [
         _counts(data),
-        _time(times),
+        _time(data, times),
         _histories(data, max_history),
         _popularity(data),
+        _most_popular(data, titles),
         _codes(data),
         _children(data),
         _cold(data),
-        _shared(data),
+        _shared(data, titles),
     ]
     title = escape(data.name)
     prints = f"splits {data.splits.fingerprint}, identifiers {data.catalogue.fingerprint}"
@@ -76,13 +86,14 @@ def _counts(data: Dataset) -> Section:
     return Section("Counts", text, header=["", "interactions", "users", "items", "users to predict for"], rows=rows)
 
 
-def _time(times: dict[str, np.ndarray] | None) -> Section:
+def _time(data: Dataset, times: dict[str, np.ndarray] | None) -> Section:
     title = "Interactions over time, and the cuts"
     if times is None:
+        held = "a history and the item that followed it" if data.splits.samples else "the order of a user's items"
         return Section(
             title,
-            f"Not known: there is no {description.INTERACTIONS} beside the splits. Released data hold the order of a "
-            "user's items and no times; script/process_data.sh writes the file.",
+            f"Not known: there is no {description.INTERACTIONS} beside the splits, which hold {held}, and no times. "
+            "script/process_data.sh writes it of raw data that have times.",
         )
     rows = [[NAMES[s], *(np.datetime_as_string(t, "s").replace("T", " ") for t in (times[s].min(), times[s].max()))]
             for s in SPLITS]  # fmt: skip
@@ -123,6 +134,13 @@ def _popularity(data: Dataset) -> Section:
     return Section(
         "Popularity", text, figures.draw_popularity(counts), alt, ["items", "how many", "of interactions"], rows
     )
+
+
+def _most_popular(data: Dataset, titles: Mapping[int, str]) -> Section:
+    counts = Counter(item for items in data.splits.train.values() for item in items).most_common(NAMED)
+    rows = [[str(item), titles.get(item, ""), count] for item, count in counts]
+    text = "The items with the most training interactions" + ("." if titles else "; titles are not known here.")
+    return Section("Most popular items", text, header=["item", "title", "interactions"], rows=rows)
 
 
 def _codes(data: Dataset) -> Section:
@@ -172,7 +190,7 @@ def _cold(data: Dataset) -> Section:
     return Section("Cold items", text, figures.draw_cold_items(shares), alt, header, rows)
 
 
-def _shared(data: Dataset) -> Section:
+def _shared(data: Dataset, titles: Mapping[int, str]) -> Section:
     shared = description.shared_identifiers(data.catalogue)
     items = sum(map(len, shared.values()))
     text = (
@@ -181,7 +199,10 @@ def _shared(data: Dataset) -> Section:
     )
     if not shared:
         return Section("Shared identifiers", "Every item has an identifier of its own.")
-    rows = [["".join(tokens), ", ".join(map(str, same))] for tokens, same in list(shared.items())[:LISTED]]
+    rows = [
+        ["".join(tokens), ", ".join(f"{item} {titles.get(item, '')}".strip() for item in same)]
+        for tokens, same in list(shared.items())[:LISTED]
+    ]
     folded = f"The identifiers and their items{f' (the first {LISTED:,})' if len(shared) > LISTED else ''}"
     return Section("Shared identifiers", text, header=["identifier", "items"], rows=rows, folded=folded)
 

@@ -48,10 +48,10 @@ class Range:
 COUNTS = (
     "actors", "batch_size", "batch_sizes", "beam_size", "beams", "clients", "cutoff", "draft_beam_size", "draft_size",
     "draft_sizes", "draft_width", "drawn_users", "draws", "encode_batch_size", "epochs", "eval_epochs", "gamma",
-    "hidden", "k", "latent", "layers", "levels", "lora_alpha", "lora_r", "max_history", "max_items", "max_k",
-    "max_queue", "max_tokens", "max_users", "micro_batch_size", "min_train_items", "minutes", "n_users", "nodes",
-    "num_beams", "patience", "repetitions", "requests", "run_beam_sizes", "select_beam_size", "shard_size", "top_k",
-    "vocabulary", "width", "workers_per_device",
+    "hidden", "item_count", "k", "latent", "layers", "levels", "lora_alpha", "lora_r", "max_history", "max_items",
+    "max_k", "max_queue", "max_tokens", "max_users", "micro_batch_size", "min_train_items", "minutes", "n_users",
+    "nodes", "num_beams", "patience", "repetitions", "requests", "run_beam_sizes", "select_beam_size", "shard_size",
+    "top_k", "vocabulary", "width", "workers_per_device",
 )  # fmt: skip
 MAY_BE_0 = (
     "batch_wait", "beta", "clip_norm", "drain_seconds", "epsilon", "gpus_per_actor", "item_core", "noise", "save_steps",
