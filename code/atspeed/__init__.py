@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from atspeed.recommend.recommender import Recommendation, Recommender
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Recommendation", "Recommender"]
 
 

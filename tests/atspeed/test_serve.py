@@ -298,5 +298,6 @@ def test_a_port_that_is_taken_and_a_draft_of_another_catalogue_are_refused(world
     Catalogue.load(draft / "catalogue.json").without([7]).save(draft / "catalogue.json")
     facts = json.loads((draft / "facts.json").read_text())
     (draft / "facts.json").write_text(json.dumps(facts | {"stage": "train"}))
-    output, code = script("serve", world, TARGET_MODEL=str(world / "target"), DRAFT_MODEL=str(draft))
+    own = {"TARGET_MODEL": str(world / "target"), "DRAFT_MODEL": str(draft), "PORT": str(free_port())}
+    output, code = script("serve", world, **own)
     assert (code, "was trained for another catalogue" in output) == (2, True)

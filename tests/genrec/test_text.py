@@ -19,7 +19,7 @@ from specgr.configuration.config import load_config
 
 TOY = ROOT / "data/toy"
 CONFIG = ROOT / "code/specgr/configs/toy.yaml"
-RAW = "".join(f"u{k % 3},i{k},5.0,{k}\n" for k in range(40))
+RAW = "".join(f"u{k % 3},i{k},5.0,{10**9 + k}\n" for k in range(40))
 
 
 def splits(path):

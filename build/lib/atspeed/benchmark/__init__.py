@@ -1,0 +1,1 @@
+"""The decoding methods side by side: running, recording, reporting."""

@@ -1,0 +1,1 @@
+"""Models on disk: loading them, the folders that stages leave, LoRA, sizes by name."""

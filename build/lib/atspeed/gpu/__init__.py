@@ -1,0 +1,1 @@
+"""What `gpu_check` checks of a GPU, with torch and transformers alone."""

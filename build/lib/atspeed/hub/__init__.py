@@ -1,0 +1,1 @@
+"""What goes to the Hub beside a model: its decoding method and its card."""

@@ -1,0 +1,1 @@
+"""Recommendations: from histories of items to lists of items."""

@@ -1,0 +1,1 @@
+"""The service: requests over HTTP, answered in batches by a `Recommender`."""

@@ -1,0 +1,1 @@
+"""Training of target and draft: losses, data policy, trainer, model selection."""

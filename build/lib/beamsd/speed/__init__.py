@@ -1,0 +1,1 @@
+"""What makes a search faster without changing its lists: captured programs, and the choice of the drafter."""

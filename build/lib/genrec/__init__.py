@@ -1,0 +1,1 @@
+"""Building blocks of generative recommenders: splits, identifiers, samples, metrics and the runtime of a stage."""

@@ -1,0 +1,1 @@
+"""Semantic identifiers from item texts or vectors."""

@@ -1,0 +1,1 @@
+"""Processing of raw interaction files into splits."""

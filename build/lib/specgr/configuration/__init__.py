@@ -1,0 +1,1 @@
+"""The YAML configuration, and what follows from it before torch is imported."""

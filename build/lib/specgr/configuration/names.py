@@ -1,0 +1,21 @@
+"""The names of the recommenders that are compared, and what each of them needs."""
+
+from collections.abc import Sequence
+
+from genrec.runtime.errors import UserError
+
+PLAIN, CONSTRAINED, UNISREC, ENCODER = "TIGER", "TIGER constrained", "UniSRec", "SpecGR++ encoder"
+AUX, PLUS = "SpecGR_Aux", "SpecGR++"
+NEIGHBOURS, SPECGR_NEIGHBOURS = "neighbours", "SpecGR neighbours"  # the drafter that is not trained, and SpecGR with it
+NEEDS = {
+    PLAIN: ("tiger",), CONSTRAINED: ("tiger",), NEIGHBOURS: (), UNISREC: ("unisrec",), ENCODER: ("stage2",),
+    SPECGR_NEIGHBOURS: ("tiger",), AUX: ("tiger", "unisrec"), PLUS: ("stage2",),
+}  # fmt: skip
+SPECULATIVE = (SPECGR_NEIGHBOURS, AUX, PLUS)
+
+
+def check_methods(names: Sequence[str], among: Sequence[str] = tuple(NEEDS), hint: str = "") -> None:
+    """Raises UserError for a method that does not exist, or is not `among` those that a command takes."""
+    for name in names:
+        if name not in among:
+            raise UserError(f"--methods {name}: choose from {', '.join(among)}{hint}")

@@ -1,0 +1,1 @@
+"""Samples, and items as sequences of codes."""

@@ -1,0 +1,1 @@
+"""The recommenders that are compared, and their quality by kind of target."""

@@ -1,0 +1,1 @@
+"""TIGER and UniSRec."""
