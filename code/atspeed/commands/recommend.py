@@ -21,7 +21,7 @@ from atspeed.recommend.bulk import STAGE, BulkJob
 from atspeed.recommend.on_ray import RayActors, write_on_ray
 from atspeed.recommend.recommender_setting import RecommenderSetting
 from genrec.data.histories import UserCount, open_users
-from genrec.runtime.artefacts import already_done, is_done, make_facts, write_facts
+from genrec.runtime.artefacts import NOTE, already_done, is_done, make_facts, write_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.progress import progress_bar
 
@@ -110,6 +110,7 @@ def main(
 
 def _finish(job: BulkJob, arguments: dict, count: UserCount) -> None:
     clear_claims(job.output)
+    (job.output / NOTE).unlink(missing_ok=True)
     shards = len(job.paths(count))
     write_facts(job.output, make_facts(STAGE, arguments, users=count.users, shards=shards))
     print(f"{job.output}: {count.users} users, {job.k} items each, {shards} files")

@@ -52,7 +52,8 @@ class Gate:
     def __init__(self, served: ServedCatalogue, titles: dict[int, str], limits: RequestLimits, tree: bool):
         """titles: item number -> title. tree: whether a request may ask for its token tree."""
         self.served, self.titles, self.limits, self.tree = served, titles, limits, tree
-        self.draining = multiprocessing.get_context("spawn").Event()  # set: no more requests are let in
+        # Set: no more requests are let in; and: all that were let in are answered.
+        self.draining, self.drained = (multiprocessing.get_context("spawn").Event() for _ in range(2))
         self.in_flight = multiprocessing.get_context("spawn").Value(
             "i", 0
         )  # also read by the process that ends the server

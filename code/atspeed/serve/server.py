@@ -56,7 +56,7 @@ class Service:
         users: whose histories the page offers. Raises UserError for models or files that do not fit."""
         served, titles = setting.open()
         gate, workers = Gate(served, titles, limits, page), Workers(devices * workers_per_device)
-        api = RecommendAPI(setting, workers.theirs, gate.draining, batch_timeout)
+        api = RecommendAPI(setting, workers.theirs, gate.draining, gate.drained, batch_timeout)
         server = litserve.LitServer(
             api, accelerator=accelerator, devices=devices, workers_per_device=workers_per_device, timeout=timeout,
             middlewares=[(GateMiddleware, {"gate": gate})],
@@ -70,8 +70,12 @@ class Service:
         process = os.getpid()
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if os.getpid() != process:  # of a process that was forked from this one
-                os._exit(128 + number)
+            # Of a process that was forked from this one: it is needed until all is answered, whoever ends the service
+            # by a signal to all of its processes, as systemd does.
+            if os.getpid() != process:
+                if self.gate.drained.is_set():
+                    os._exit(128 + number)
+                return
             for each in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(each, signal.SIG_IGN)
             logger.info(f"stopping: {self.gate.in_flight.value} requests are still answered")
@@ -80,6 +84,7 @@ class Service:
             while self.gate.in_flight.value and time.monotonic() < end:
                 time.sleep(0.02)
             time.sleep(0.1)  # the last answer is on its way
+            self.gate.drained.set()
             raise KeyboardInterrupt  # which LitServe ends its processes by
 
         for number in (signal.SIGTERM, signal.SIGINT):

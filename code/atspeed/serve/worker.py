@@ -25,19 +25,22 @@ logger = logging.getLogger(__name__)
 class RecommendAPI(litserve.LitAPI):
     """What LitServe runs in each worker."""
 
-    def __init__(self, setting: RecommenderSetting, channels: list[Connection], draining: Event, batch_timeout: float):
-        """channels: a worker's end each, see `Workers`. draining: set when the service is being stopped.
-        batch_timeout: seconds that a request waits for others to be decoded with it."""
+    def __init__(
+        self, setting: RecommenderSetting, channels: list[Connection], draining: Event, drained: Event,
+        batch_timeout: float,
+    ):  # fmt: skip
+        """channels: a worker's end each, see `Workers`. draining, drained: see `Gate`. batch_timeout: seconds that a
+        request waits for others to be decoded with it."""
         super().__init__(max_batch_size=setting.batch_size, batch_timeout=batch_timeout, api_path=PATH)
-        self.setting, self.channels, self.draining = setting, channels, draining
+        self.setting, self.channels, self.draining, self.drained = setting, channels, draining, drained
 
     def health(self) -> bool:
         return not self.draining.is_set()
 
     def setup(self, device: str) -> None:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # Ctrl-C ends the server, which ends its workers when all is answered
+        # Ctrl-C, or SIGTERM to all processes, ends the server, which ends its workers when all is answered.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if self.drained.is_set() else None)
         self.recommender = _loaded(self.setting, device)
         print(f"{device}: {self.setting.target_model} is loaded", flush=True)
         channel = self.channels[int(os.environ["LITSERVE_WORKER_ID"])]
