@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from xml.etree import ElementTree
 
 import pytest
@@ -24,9 +25,21 @@ def test_the_api_page_is_that_of_the_docstrings():
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in (ROOT / "docs").glob("*.md"):
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+    code = (
+        "import make_site as site; places = site.pages(); "
+        "[site.linked(page.read_text(), page, places) for page in places if page.suffix == '.md']; print(len(places))"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="no mkdocs: pip install -c constraints.txt mkdocs")
+def test_the_site_builds_and_its_anchors_are_there(tmp_path):
+    done = run("docs/make_site.py", str(tmp_path / "site"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "AtSpeed" in (tmp_path / "site/index.html").read_text()
 
 
 def test_the_tree_of_a_request_is_drawn(tmp_path):
