@@ -19,7 +19,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from genrec.reports.tables import to_markdown
+from genrec.reports.tables import to_markdown, write_csv
 from genrec.runtime.artefacts import FACTS, hold, new_folder
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import check_new, write_text
@@ -97,7 +97,7 @@ def main(config: Config, flags: Flags) -> None:
         "settings": {name: asdict(one) for name, one in settings.items()},
     }  # fmt: skip
     with new_folder(folder, "specgr.speed", asdict(flags), **of) as partial:
-        write_text(partial / "results.csv", table.to_csv(index=False))
+        write_csv(partial / "results.csv", table)
         write_text(partial / "results.md", f"{headline}\n\n{to_markdown(table)}")
     print(f"\n{headline}\n\n{to_markdown(table)}\nwritten to {folder}")
 

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genrec.reports.tables import pyplot
+from genrec.reports.tables import pyplot, write_csv
 from genrec.runtime.artefacts import hold, new_folder
-from genrec.runtime.files import check_new, write_text
+from genrec.runtime.files import check_new
 from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import CONSTRAINED, SPECULATIVE, check_methods
@@ -69,7 +69,7 @@ def main(config: Config, flags: Flags) -> None:
     of = {"machine": machine_name(bench.accelerator.device), "data": bench.data.fingerprint, "trained": trained}
     with new_folder(folder, "specgr.sweep", asdict(flags), **of) as partial:
         table = pd.DataFrame([*rows, {"method": CONSTRAINED} | beside])
-        write_text(partial / "sweep.csv", table.to_csv(index=False))
+        write_csv(partial / "sweep.csv", table)
         draw(table, partial / "sweep.png")
     print(f"written to {folder}")
 

@@ -144,7 +144,7 @@ def test_one_command_makes_the_comparison_and_goes_on_where_it_stopped(tmp_path)
     (combined,) = (tmp_path / "output" / "toy" / "comparison").iterdir()
     rows = pd.read_csv(combined / "comparison.csv")
     assert len(rows) == 2 * 2 * 3 * 2  # targets, verifications, drafts, K
-    assert rows[rows["verification"] == "strict"]["accepted levels"].between(0, 3).all()
+    assert rows[rows["verification"] == "strict"]["accepted_levels"].between(0, 3).all()
     assert set(rows["draft"]) == {"SFTModel", "AtSpeedSModel", "AtSpeedSModel-level"}
     users = pd.read_parquet(combined / "users.parquet")
     drawn = users["method"].str.endswith("relaxed")

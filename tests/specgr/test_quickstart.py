@@ -19,7 +19,7 @@ def test_quickstart_recommends_new_items_within_eight_minutes(tmp_path):
     subprocess.run(["bash", ROOT / "script/specgr_quickstart.sh"], env=unlimited | own, check=True)
     assert time.monotonic() - start < 480
     table = pd.read_csv(tmp_path / "q/toy/results/test/results.csv", index_col="method")
-    unseen, known = table["Recall@50 unseen"], table[["Recall@50 in-sample", "NDCG@50 in-sample"]]
+    unseen, known = table["Recall@50_unseen"], table[["Recall@50_in_sample", "NDCG@50_in_sample"]]
     assert max(unseen["TIGER"], unseen["TIGER constrained"]) < 0.1  # 50 of 1,500 items at random: 0.03
     for method in ("SpecGR_Aux", "SpecGR++"):
         assert unseen[method] > 0.3

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from atspeed.benchmark.methods import BASELINE, COUPLED, GENERATE, RELAXED, STRICT
 from atspeed.benchmark.report import PAPER
 from atspeed.benchmark.significance import MEASURED, differences, intervals
-from genrec.reports.tables import pyplot, to_markdown
+from genrec.reports.tables import pyplot, to_markdown, write_csv
 from genrec.runtime.files import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def ranking(table: pd.DataFrame) -> str:
 
 
 def save_comparison(folder: Path, users: pd.DataFrame, times: pd.DataFrame, headline: str, verdict: str) -> str:
-    """Write users.parquet, times.csv, comparison.csv (a row a seed), comparison.md (means), intervals.csv,
+    """Write users.parquet, times.parquet, comparison.csv (a row a seed), comparison.md (means), intervals.csv,
     differences.csv and comparison.png; returns what the page says. users, times: see `of_drafts`, `by_draft`."""
     drafts = of_drafts(users)
     by_seed = by_draft(drafts, times)
@@ -134,8 +134,10 @@ def save_comparison(folder: Path, users: pd.DataFrame, times: pd.DataFrame, head
     text = "\n\n".join(page) + "\n"
     with atomic_path(folder / "users.parquet") as partial:
         users.to_parquet(partial, index=False)
-    for name, frame in (("times", times), ("comparison", by_seed), ("intervals", spread), ("differences", better)):
-        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+    with atomic_path(folder / "times.parquet") as partial:
+        times.to_parquet(partial, index=False)
+    for name, frame in (("comparison", by_seed), ("intervals", spread), ("differences", better)):
+        write_csv(folder / f"{name}.csv", frame)
     write_text(folder / "comparison.md", text)
     with atomic_path(folder / "comparison.png") as partial:
         plot_comparison(table, headline, partial)

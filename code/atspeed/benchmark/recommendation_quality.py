@@ -17,7 +17,7 @@ from genrec.data.dataset import Dataset, Sample
 from genrec.evaluation.baselines import POPULARITY, SASREC, UP_TO_DATE, Baseline, CoOccurrence, Popularity
 from genrec.evaluation.metrics import METRICS, quality
 from genrec.evaluation.sasrec import train_sasrec
-from genrec.reports.tables import pyplot, to_markdown
+from genrec.reports.tables import pyplot, to_markdown, write_csv
 from genrec.runtime.files import atomic_path, write_text
 from genrec.runtime.progress import progress_bar
 
@@ -103,7 +103,7 @@ def judge(lists: dict[str, list[list[int]]], samples: Sequence[Sample], cutoffs:
 def save_quality(folder: Path, table: pd.DataFrame, headline: str) -> str:
     """Write quality.csv, quality.md (without the errors) and quality.png; returns the Markdown table."""
     shown = to_markdown(table, [name for name in table.columns if not name.endswith(ERROR) and name != "users"])
-    write_text(folder / "quality.csv", table.to_csv(index=False))
+    write_csv(folder / "quality.csv", table)
     write_text(folder / "quality.md", f"{headline}\n\n{shown}")
     with atomic_path(folder / "quality.png") as partial:
         plot_quality(table, headline, partial)

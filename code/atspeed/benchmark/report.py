@@ -12,7 +12,7 @@ from atspeed.benchmark.methods import BASELINE, GENERATE
 from genrec.data.catalogue import Identifier
 from genrec.data.dataset import Sample
 from genrec.evaluation.metrics import ndcg, quality, recall
-from genrec.reports.tables import pyplot, to_markdown
+from genrec.reports.tables import pyplot, to_markdown, write_csv
 from genrec.runtime.files import atomic_path, sha256, write_text
 
 if TYPE_CHECKING:
@@ -133,11 +133,11 @@ def short(value: object) -> str:
 
 def save_report(folder: Path, table: pd.DataFrame, headline: str) -> None:
     """Write results.csv, results.md (what matters first, then the time split and all cutoffs) and results.png."""
-    write_text(folder / "results.csv", table.to_csv(index=False))
+    write_csv(folder / "results.csv", table)
     rest = ["method", "K", *(name for name in table.columns if name not in SHORT and name not in ("users", "ties"))]
     write_text(folder / "results.md", f"{headline}\n\n{to_markdown(table, SHORT)}\n{to_markdown(table, rest)}")
     with atomic_path(folder / "results.png") as partial:
-        plot_results(table, partial)
+        plot_results(table, headline, partial)
 
 
 TIMES = (
@@ -148,7 +148,7 @@ TIMES = (
 
 def save_benchmark(folder: Path, name: str, table: pd.DataFrame, headline: str, notes: str) -> None:
     """Write NAME.csv, NAME.md and NAME.png. table: of `timings`, one batch size and precision."""
-    write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_csv(folder / f"{name}.csv", table)
     columns = [column for column in TIMES if column in table.columns]
     write_text(folder / f"{name}.md", f"{headline}\n\n{to_markdown(table, columns)}\n{notes}\n")
     with atomic_path(folder / f"{name}.png") as partial:
@@ -156,12 +156,16 @@ def save_benchmark(folder: Path, name: str, table: pd.DataFrame, headline: str, 
 
 
 def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
-    """Speed-up over `generate` by K, beside the paper's; target calls by K; where the time goes at the largest K."""
+    """Speed-up over `generate` by K, beside the paper's; target calls by K; where the time goes at the largest K, for
+    all but `generate`, whose parts are not timed."""
     import pandas as pd
 
     plt = pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
-    places, last = range(len(widths)), table[table["K"] == max(table["K"])].set_index("method")
+    places, last = (
+        range(len(widths)),
+        table[(table["K"] == max(table["K"])) & (table["method"] != GENERATE)].set_index("method"),
+    )
     figure, (speed, calls, split) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
     for i, method in enumerate(methods):
         rows = table[table["method"] == method].set_index("K").reindex(widths)
@@ -182,9 +186,8 @@ def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     shown = [f"{part} ms" for part in (*PARTS, "round") if f"{part} ms" in table.columns]
     rest = last["ms"] - last[shown].fillna(0).sum(axis=1)
     for part, values in [*((p, last[p].fillna(0)) for p in shown), ("other ms", rest.clip(lower=0))]:
-        bars = values.where(last.index != GENERATE, 0.0)
-        split.barh(last.index, bars, left=left, label=part.removesuffix(" ms"))
-        left += bars
+        split.barh(last.index, values, left=left, label=part.removesuffix(" ms"))
+        left += values
     split.invert_yaxis()
     split.set_title(f"where the time goes, K = {max(table['K'])}, ms a request")
     for axis in (speed, calls, split):
@@ -195,7 +198,7 @@ def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     plt.close(figure)
 
 
-def plot_results(table: pd.DataFrame, path: Path) -> None:
+def plot_results(table: pd.DataFrame, headline: str, path: Path) -> None:
     """Speed-up over `generate`, and target calls, by K."""
     plt = pyplot()
     widths, methods = list(dict.fromkeys(table["K"])), list(dict.fromkeys(table["method"]))
@@ -213,5 +216,6 @@ def plot_results(table: pd.DataFrame, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axhline(1, color="grey", linewidth=0.8, linestyle=":")
     axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(headline, fontsize=8)
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)

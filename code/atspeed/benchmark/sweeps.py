@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from atspeed.benchmark.methods import BASELINE
 from atspeed.benchmark.report import PARTS, timings
-from genrec.reports.tables import pyplot, to_markdown
+from genrec.reports.tables import pyplot, to_markdown, write_csv
 from genrec.runtime.files import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def save_sweep(folder: Path, parameter: str, table: pd.DataFrame, headline: str,
     shown += [name for name in table.columns if name.startswith("level ")]
     said = table.assign(value=[BASELINE if value != value else f"{value:g}" for value in table["value"]])
     text = f"{headline}\n\n{verdict}\n\n{to_markdown(said, shown)}"
-    write_text(folder / "sweep.csv", table.to_csv(index=False))
+    write_csv(folder / "sweep.csv", table)
     write_text(folder / "sweep.md", text)
     with atomic_path(folder / "sweep.png") as partial:
         plot_sweep(parameter, table, headline, partial)

@@ -25,7 +25,7 @@ from genrec.data.dataset import Dataset, load_dataset, take
 from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import already_done, make_facts, read_facts, write_facts
 from genrec.runtime.errors import UserError
-from genrec.runtime.machine import machine_name
+from genrec.runtime.machine import machine_name, made_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ def main(
             table, said = measure(bench, prompts, run_beam_sizes, batch_size, warmup)
             headline = (
                 f"{dataset}, {len(prompts)} requests, batch {batch_size}, {dtype}, {models}, "
-                f"{len(prefix or ())} tokens of every prompt read once for all, {machine_name(device)}, seed {seed}"
+                f"{len(prefix or ())} tokens of every prompt read once for all, {made_on(device)}, seed {seed}"
             )
             save_benchmark(output, name, table, headline, "\n".join([*said[:1], *notes, *said[1:]]))
             print("\n".join(["", headline, "", to_markdown(table, SHOWN), *said[:1]]))

@@ -38,7 +38,7 @@ def main(comparisons: tuple[str, ...], output_dir: str, overwrite: bool = False)
     import pandas as pd
 
     users = pd.concat([pd.read_parquet(folder / "users.parquet") for folder in folders], ignore_index=True)
-    times = pd.concat([pd.read_csv(folder / "times.csv", dtype={"target": str}) for folder in folders])
+    times = pd.concat([pd.read_parquet(folder / "times.parquet") for folder in folders])
     headline = f"{len(folders)} target{'s' * (len(folders) > 1)}; {facts[0]['headline']}"
     verdicts = "\n".join(f"{target[:8]}: {each['verdict']}" for target, each in zip(targets, facts, strict=True))
     with new_folder(output, STAGE, made_of, headline=headline) as folder:

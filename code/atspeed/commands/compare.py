@@ -26,7 +26,7 @@ from atspeed.training.objectives import make_objective
 from genrec.data.dataset import load_dataset, take
 from genrec.runtime.artefacts import is_done, new_folder, read_facts
 from genrec.runtime.errors import UserError
-from genrec.runtime.machine import machine_name
+from genrec.runtime.machine import made_on
 
 STAGE = "compare"
 VERIFICATIONS = (STRICT, RELAXED, COUPLED)
@@ -119,7 +119,7 @@ def main(
     tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
     users = by_user(records, samples, data.catalogue.items_of, tokens).assign(target=checkpoint.fingerprint[:8])
     times = timings(records).assign(target=checkpoint.fingerprint[:8])
-    machine = machine_name(device)
+    machine = made_on(device)
     ranked = "legal tokens" if constrained_softmax else "whole vocabulary"
     headline = (
         f"{dataset}, {len(samples)} test users, batch {batch_size}, {dtype}, draft width {draft_beam_size}, "

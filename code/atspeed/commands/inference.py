@@ -24,7 +24,7 @@ from genrec.data.dataset import load_dataset, take
 from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.files import sha256, write_text
-from genrec.runtime.machine import machine_name
+from genrec.runtime.machine import made_on
 
 STAGE = "inference"
 
@@ -96,7 +96,7 @@ def main(
     records = journal.read()
     tokens = dict(enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))))
     table = summarise(records, samples, served.items_of, tokens)
-    machine = machine_name(state.device)
+    machine = made_on(state.device)
     headline = (
         f"{dataset}, {split} split, {len(samples)} users, batch {batch_size}, {dtype}, "
         + (f"draft width {draft_beam_size}, gamma {gamma}, " if draft_model else "no draft, ")

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genrec.data.histories import open_users
-from genrec.reports.tables import to_markdown
+from genrec.reports.tables import to_markdown, write_csv
 from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import write_text
-from genrec.runtime.machine import machine_name
+from genrec.runtime.machine import made_on
 
 if TYPE_CHECKING:
     from atspeed.serve.load_test import LoadResult
@@ -77,9 +77,9 @@ def main(
             logger.info(f"  {failure}")
     table = pd.DataFrame([result.row() for result in results])
     verdict = _verdict(results, test.histories, k, target_model)
-    said = f"{url}, K = {k}, {len(users)} histories, {seconds:g} s a load; {machine_name('cpu')}"
+    said = f"{url}, K = {k}, {len(users)} histories, {seconds:g} s a load; {made_on('cpu')}"
     with new_folder(output, STAGE, arguments) as partial:
-        table.to_csv(partial / "load.csv", index=False)
+        write_csv(partial / "load.csv", table)
         write_text(partial / "load.md", f"{said}\n\n{to_markdown(table, tuple(table.columns))}\n{verdict}\n")
         _plot(table, said, partial / "load.png")
     print(f"{to_markdown(table, tuple(table.columns))}\n{verdict}\nwritten to {output}")

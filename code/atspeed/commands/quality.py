@@ -19,7 +19,7 @@ from genrec.data.dataset import load_dataset, take
 from genrec.evaluation.baselines import BASELINES, check_baselines
 from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.errors import UserError
-from genrec.runtime.machine import machine_name
+from genrec.runtime.machine import made_on
 
 STAGE = "quality"
 
@@ -100,7 +100,7 @@ def main(
     methods = [*baselines, TARGET] if target else baselines
     lists = {name: [record.items for record in records if record.method == name] for name in methods}
     table = judge(lists, samples, [k for k in CUTOFFS if k <= beam_size])
-    machine = machine_name(state.device)
+    machine = made_on(state.device)
     headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
     with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
         shown = save_quality(folder, table, headline)

@@ -110,7 +110,7 @@ def main(
 
 def _finish(job: BulkJob, arguments: dict, count: UserCount) -> None:
     clear_claims(job.output)
-    (job.output / NOTE).unlink(missing_ok=True)
     shards = len(job.paths(count))
     write_facts(job.output, make_facts(STAGE, arguments, users=count.users, shards=shards))
+    (job.output / NOTE).unlink(missing_ok=True)
     print(f"{job.output}: {count.users} users, {job.k} items each, {shards} files")

@@ -15,7 +15,7 @@ from pathlib import Path
 from atspeed.benchmark.floors import DEVICES, floor, measure, weights
 from atspeed.benchmark.methods import GENERATE
 from atspeed.checkpoints.shapes import check_dtype, check_shape
-from genrec.reports.tables import to_markdown
+from genrec.reports.tables import csv_name, to_markdown
 from genrec.runtime.errors import UserError
 from genrec.runtime.machine import machine_name
 
@@ -44,8 +44,9 @@ def main(
 
     from atspeed.processes import this_process
 
-    table = pd.read_csv(results)
-    shown = table[["method", "K", "target calls", "target tokens", "ms"]].copy()
+    names = {csv_name(name): name for name in ("target calls", "target tokens")}
+    table = pd.read_csv(results).rename(columns=names)
+    shown = table[["method", "K", *names.values(), "ms"]].copy()
     known = dict(DEVICES)
     if HERE in devices:
         here = this_process().device

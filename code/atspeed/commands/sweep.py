@@ -31,7 +31,7 @@ from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.dataset import load_dataset, take
 from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.errors import UserError
-from genrec.runtime.machine import machine_name
+from genrec.runtime.machine import made_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ def main(
         keep=journal.keep,
     )  # fmt: skip
 
-    records, machine = journal.read(), machine_name(device)
+    records, machine = journal.read(), made_on(device)
     others = ", ".join(
         f"{name} {value}" for name, value in (("draft width", draft_beam_size), ("gamma", gamma))
         if name.replace("draft width", "draft_beam_size") != parameter

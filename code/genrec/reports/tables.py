@@ -1,10 +1,14 @@
-"""Markdown tables, and the import of pyplot."""
+"""Tables as Markdown and as CSV, and the import of pyplot."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from genrec.runtime.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +41,21 @@ def _cell(name: str, value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.4f}" if name.startswith(("Recall", "NDCG")) else f"{value:.2f}"
+
+
+def csv_name(column: str) -> str:
+    """The name of a table's column in a CSV file, without blanks: "over gamma 0" is over_gamma_0, "requests/s"
+    requests_per_s, "Recall@5 s.e." Recall@5_se."""
+    name = str(column).replace("/s", " per s").replace("s.e.", "se").replace("±", "sd").replace("%", "percent")
+    return re.sub(r"[^\w@+]+", "_", name).strip("_")
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as CSV, its columns by `csv_name` and its numbers with six digits."""
+    named = table.rename(columns=csv_name)
+    if twice := named.columns[named.columns.duplicated()].tolist():
+        raise ValueError(f"two columns of {path.name} are called {twice[0]}")
+    write_text(path, named.to_csv(index=False, float_format="%.6g"))
 
 
 def pyplot() -> ModuleType:

@@ -14,6 +14,13 @@ def machine_name(device: object) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+def made_on(device: object) -> str:
+    """What stands on every table and plot: `machine_name`, and the commit of the code, if it is a checkout."""
+    commit = code_commit()
+    short = commit and commit[:7] + ("-dirty" if commit.endswith("-dirty") else "")
+    return machine_name(device) + (f", commit {short}" if short else "")
+
+
 def code_commit() -> str | None:
     """The commit of the checkout that this code is in, with "-dirty" if its files differ. None outside of one."""
     folder = Path(__file__).parent

@@ -1,1 +1,0 @@
-"""The decoding methods side by side: running, recording, reporting."""

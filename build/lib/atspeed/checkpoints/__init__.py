@@ -1,1 +1,0 @@
-"""Models on disk: loading them, the folders that stages leave, LoRA, sizes by name."""

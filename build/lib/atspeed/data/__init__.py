@@ -1,1 +1,0 @@
-"""What a draft is trained on: samples, and the target's teacher data."""

@@ -1,1 +1,0 @@
-"""Recommendations: from histories of items to lists of items."""

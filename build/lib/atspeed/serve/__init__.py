@@ -1,1 +1,0 @@
-"""The service: requests over HTTP, answered in batches by a `Recommender`."""

@@ -1,1 +1,0 @@
-"""Training of target and draft: losses, data policy, trainer, model selection."""

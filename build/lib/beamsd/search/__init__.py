@@ -1,1 +1,0 @@
-"""Beam search over the token tree: beams, what may follow them, who drafts, and verification."""

@@ -1,1 +1,0 @@
-"""What makes a search faster without changing its lists: captured programs, and the choice of the drafter."""

@@ -1,1 +1,0 @@
-"""Data sets: splits, catalogue and samples."""

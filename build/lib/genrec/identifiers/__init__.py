@@ -1,1 +1,0 @@
-"""Semantic identifiers from item texts or vectors."""

@@ -1,1 +1,0 @@
-"""Processing of raw interaction files into splits."""

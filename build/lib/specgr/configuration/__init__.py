@@ -1,1 +1,0 @@
-"""The YAML configuration, and what follows from it before torch is imported."""

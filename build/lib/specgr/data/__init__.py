@@ -1,1 +1,0 @@
-"""Samples, and items as sequences of codes."""

@@ -1,1 +1,0 @@
-"""SpecGR: drafters that score items, verification by TIGER, and TIGER's own beam search."""

@@ -1,1 +1,0 @@
-"""The recommenders that are compared, and their quality by kind of target."""

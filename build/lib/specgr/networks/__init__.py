@@ -1,1 +1,0 @@
-"""TIGER and UniSRec."""

@@ -1,1 +1,0 @@
-"""What is trained for SpecGR, and how."""
