@@ -141,3 +141,18 @@ def test_a_stop_list_that_does_not_fit_is_refused_by_line(tmp_path, text, messag
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"absent\.txt: no such file"):
         read_stop_list(tmp_path / "absent.txt", catalogue)
+
+
+def test_tokens_may_stand_in_one_text_as_onerec_writes_them(tmp_path):
+    path = tmp_path / "one.json"
+    listed = ["<|sid_begin|>", "<s_a_4>", "<s_b_7>", "<|sid_end|>"]
+    path.write_text(json.dumps({"0": "<|sid_begin|><s_a_3><s_b_7><|sid_end|>", "1": listed}))
+    catalogue = Catalogue.load(path)
+    assert catalogue.identifiers[0] == ("<|sid_begin|>", "<s_a_3>", "<s_b_7>", "<|sid_end|>")
+    assert catalogue.levels == 4
+
+
+def test_interactions_and_texts_of_lc_rec_are_not_taken_for_an_index(tmp_path):
+    for kind in ("index", "inter", "item"):
+        (tmp_path / f"Arts.{kind}.json").write_text("{}")
+    assert find_index(tmp_path, "Arts").name == "Arts.index.json"

@@ -198,8 +198,10 @@ WRITERS = {  # the beginning of a row -> what writes its files
         for row in raw.itertuples()]),
     "HetRec": lambda f, raw: csv(f / "user_taggedartists-timestamps.dat", raw, sep="\t", userID="user", artistID="item",
                                  tagID="rating", timestamp=lambda row: row.timestamp * 1000),
-    "MicroLens": lambda f, raw: csv(
-        f / "MicroLens-100k_pairs.csv", raw, user="user", item="item", timestamp="timestamp"),
+    "MicroLens, Pixel": lambda f, raw: csv(
+        f / "MicroLens-100k_pairs.csv", raw, userID="user", videoID="item", timestamp="timestamp"),
+    "MicroLens, `pairs": lambda f, raw: lines(f / "MicroLens-100k_pairs.tsv", [
+        f"{user}\t{' '.join(map(str, items))}" for user, items in sequences(numbers(raw)).items()]),
     "Taobao": lambda f, raw: lines(f / "UserBehavior.csv", [
         f"{row.user},{row.item},77,pv,{row.timestamp}" for row in raw.itertuples()]),
     "Yoochoose": lambda f, raw: lines(f / "yoochoose-clicks.dat", [
@@ -216,7 +218,7 @@ WRITERS = {  # the beginning of a row -> what writes its files
     "any CSV": lambda f, raw: csv(f / "any.csv", raw, uid="user", thing="item", when="timestamp"),
     "a CSV without": lambda f, raw: csv(f / "bare.csv", numbers(raw), header=False),
 }  # fmt: skip
-WHOLE_NUMBERS = ("P5", "SASRec", "MovieLens", "a CSV without", "LC-Rec", "MiniOneRec")
+WHOLE_NUMBERS = ("MicroLens, `pairs", "P5", "SASRec", "MovieLens", "a CSV without", "LC-Rec", "MiniOneRec")
 AS_SAMPLES = ("Amazon 2023, benchmark with", "MiniOneRec", "RecBole, split, with")
 
 
@@ -286,6 +288,29 @@ def test_by_time_is_the_default_of_what_has_times(tmp_path):
     output = process(tmp_path, dict(ROWS)["KuaiRand"])
     assert "split time" in output
     assert re.search(r"validation from \d+ \(201[1-4]-", output)
+
+
+@pytest.mark.parametrize(
+    ("form", "flags"),
+    [
+        ("%Y%m%d", {}),
+        ("%Y-%m-%dT%H:%M:%S+02:00", {}),
+        ("%a %b %d %H:%M:%S -0700 %Y", {}),
+        ("%B %d, %Y", {}),
+        ("%m/%d/%Y %I:%M %p", {"TIME_FORMAT": "%m/%d/%Y %I:%M %p"}),
+        ("%d.%m.%Y", {"TIME_FORMAT": "%d.%m.%Y"}),
+    ],
+)
+def test_dates_are_read_as_they_are_written(tmp_path, form, flags):
+    raw = ratings()
+    frame = pd.DataFrame(renamed(raw, user="user", item="item", when=when(form)))
+    frame.to_csv(tmp_path / "any.csv", index=False, sep=";")
+    command = "INPUT=any.csv DATASET=mine bash script/process_data.sh --timestamp when"
+    process(tmp_path, command, SPLIT="leave_one_out", **flags)
+    found = pd.read_parquet(tmp_path / "data/mine/interactions.parquet")["timestamp"]
+    hours = {"%Y-%m-%dT%H:%M:%S+02:00": -2, "%a %b %d %H:%M:%S -0700 %Y": 7}.get(form, 0)
+    expected = pd.to_datetime(raw["timestamp"] + 3600 * hours, unit="s", utc=True)
+    assert sorted(found) == sorted(expected)
 
 
 def test_python_lines_are_read_and_never_executed(tmp_path):

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from conftest import save_encoder
+from genrec.data.splits import Splits, save_dicts
 from genrec.identifiers import embeddings as module
 from genrec.identifiers.embeddings import Encoder, write_embeddings
-from genrec.identifiers.item_texts import item_names, read_texts
+from genrec.identifiers.item_texts import highest_number, item_names, known_titles, read_texts, read_titles
 from genrec.identifiers.vectors import load_embeddings
 from genrec.runtime.errors import UserError
 
@@ -313,3 +314,27 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path, value, message):
 def test_vectors_of_any_float_are_read(tmp_path, kind):
     np.save(tmp_path / "vectors.npy", np.arange(6).reshape(3, 2).astype(kind))
     assert load_embeddings(tmp_path / "vectors.npy", 3).tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+WHOLE = {"0": {"title": "Soap", "description": "['mild', 'red']"}, "2": {"title": "Comb"}}
+
+
+def test_items_in_one_object_are_read_and_those_that_never_occur_are_of_the_catalogue(tmp_path):
+    """NAME.item.json of LC-Rec and MiniOneRec; item 2 is in no interaction."""
+    save_dicts(Splits({0: [0, 1]}, {0: [1]}, {0: [0]}), tmp_path)
+    (tmp_path / "Arts.item.json").write_text(json.dumps(WHOLE, indent=1))
+    highest = highest_number(tmp_path / "Arts.item.json")
+    assert item_names(tmp_path) == ["0", "1"]
+    assert item_names(tmp_path, highest=highest) == ["0", "1", "2"]
+    assert item_names(tmp_path, count=5) == ["0", "1", "2", "3", "4"]
+    with pytest.raises(UserError, match=r"--item_count 1: .* has an item 1"):
+        item_names(tmp_path, count=1)
+    read = read_texts(tmp_path / "Arts.item.json", item_names(tmp_path, highest=highest))
+    assert read.texts == ["Title: Soap\nDescription: mild, red", "1", "Title: Comb"]
+    assert known_titles(tmp_path) == {0: "Soap", 2: "Comb"}
+
+
+def test_recboles_items_are_read(tmp_path):
+    (tmp_path / "ml.item").write_text('item_id:token\tmovie_title:token_seq\tclass:token_seq\n7\tToy "Story\tComedy\n')
+    assert read_texts(tmp_path / "ml.item", ["7"]).texts == ['Title: Toy "Story\nCategories: Comedy']
+    assert read_titles(tmp_path / "ml.item", {"7": 0}) == {0: 'Toy "Story'}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from genrec.identifiers.quantise import collision_rate, distances, kmeans, nearest, resolve, shared, sinkhorn
+from genrec.identifiers.rqvae_settings import RQVAESettings
 
 
 def random(*shape, seed=0):
@@ -121,3 +122,10 @@ def test_resolution_nearest_first_is_that_of_loops():
             open_rows.remove(row)
             open_codes.remove(code)
     assert torch.equal(resolve(codes, lambda rows: cost[rows], size), expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "expected"), [("rq-vae", None, 0.003), ("rq-kmeans", None, 0), ("rq-kmeans", 0.01, 0.01)]
+)
+def test_rq_kmeans_resolves_by_the_nearest_code_unless_told_otherwise(method, given, expected):
+    assert RQVAESettings(method=method, epsilon=given).entropy == expected

@@ -31,8 +31,8 @@ KNOWN = {
     ),
     "item": (
         "item", "item_id", "itemid", "parent_asin", "asin", "product_id", "productid", "movieid", "movie_id",
-        "business_id", "video_id", "book_id", "article_id", "artistid", "artist_id", "track_id", "song_id", "news_id",
-        "gmap_id", "iid", "sku",
+        "business_id", "video_id", "videoid", "book_id", "article_id", "artistid", "artist_id", "track_id", "song_id",
+        "news_id", "gmap_id", "iid", "sku",
     ),
     "timestamp": (
         "timestamp", "unixreviewtime", "time_ms", "unix_time", "unix_timestamp", "ts", "time", "event_time", "datetime",
@@ -211,10 +211,13 @@ def _inspect_csv(
     if _is_header(rows[0], wanted):
         return RawFile(path, "csv", tuple(rows[0]), _choose(path, rows[0], wanted, untimed), delimiter, header=first)
     widths = {len(row) for row in rows}
-    if delimiter == BLANK and all(field.isdecimal() for row in rows for field in row):
-        if len(widths) > 1 or max(widths) > 6:  # P5, TIGER, S3-Rec: user item item …
+    words = [line.split() for line in lines]
+    if delimiter in (BLANK, "\t") and all(word.isdecimal() for row in words for word in row):
+        many = {len(row) for row in words}
+        # P5, TIGER, S3-Rec: user item item …; MicroLens, with a tab behind the user.
+        if max(many) > 6 or (len(many) > 1 and (delimiter == BLANK or widths == {2})):
             return RawFile(path, "json", (USER, ITEM), {USER: USER, ITEM: ITEM}, expand="items")
-        if widths == {2}:  # SASRec: user item, in order
+        if many == {2}:  # SASRec: user item, in order
             return RawFile(path, "csv", (USER, ITEM), {USER: USER, ITEM: ITEM}, delimiter)
     if any(field.replace(".", "").lstrip("-").isdecimal() for field in rows[0]):
         guess = ",".join(guess_columns(rows))
