@@ -16,7 +16,7 @@ class Preset:
     columns: tuple[str, ...] = ()  # of a CSV without a header, in order
     delimiter: str | None = None  # None: told from the file
     roles: tuple[tuple[str, str], ...] = ()  # (role, column) where the names are not known
-    time_format: str | None = None  # see records.TIME_FORMATS; None: told from the values
+    time_format: str | None = None  # see `times`; None: told from the values
     expand: str | None = None  # a line holds several interactions: see `rewriting`
 
 

@@ -8,7 +8,7 @@ import csv
 import glob
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,35 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec.raw.columns import KNOWN, choose_columns, guess_columns, is_header
 from genrec.raw.presets import PRESETS, Preset, find_preset
 from genrec.raw.rewriting import ITEM, USER, bundle_of, expanded, literal, whole_object
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_blocks, read_json
 
 FORMATS = ("json", "csv", "parquet")
-ROLES = ("user", "item", "timestamp", "rating", "history")
-# Role -> known column names, best first (2023: parent_asin is the product, asin its variant; of two times, the finer).
-KNOWN = {
-    "user": (
-        "user", "user_id", "userid", "reviewerid", "uid", "customer_id", "username", "session_id", "sessionid",
-        "visitorid", "visitor_id", "member_id",
-    ),
-    "item": (
-        "item", "item_id", "itemid", "parent_asin", "asin", "product_id", "productid", "movieid", "movie_id",
-        "business_id", "video_id", "videoid", "book_id", "article_id", "artistid", "artist_id", "track_id", "song_id",
-        "news_id", "gmap_id", "iid", "sku",
-    ),
-    "timestamp": (
-        "timestamp", "unixreviewtime", "time_ms", "unix_time", "unix_timestamp", "ts", "time", "event_time", "datetime",
-        "created_at", "t_dat", "date", "date_added", "review_date", "day",
-    ),
-    "rating": ("rating", "overall", "score", "stars"),
-    "history": ("history", "item_id_list", "history_item_id", "history_ids", "item_seq"),
-}  # fmt: skip
-OPTIONAL = ("rating", "history")
 DELIMITERS = ("::", "\t", ",", ";", "|")
 BLANK = " "  # one or more blanks or tabs
-_TYPE = re.compile(r":(token|float|token_seq|float_seq)$")  # behind a name, in RecBole's files
 _PARTS = {  # words of a file's or a folder's name -> split
     "train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid",
     "test": "test", "testing": "test",
@@ -62,7 +42,7 @@ class RawFile:
     delimiter: str = ","
     header: int = 0  # number of the header line; 0: none
     expand: str | None = None  # how its lines become records, see `rewriting`
-    time_format: str | None = None  # of its timestamps, see `records`; None: told from the values
+    time_format: str | None = None  # of its timestamps, see `times`; None: told from the values
 
     @property
     def part(self) -> str | None:
@@ -120,7 +100,7 @@ def inspect(
             names = tuple(pq.read_schema(path).names)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path}: not a Parquet file, or damaged ({error}); fetch or write it again") from error
-        return RawFile(path, "parquet", names, _choose(path, names, wanted, untimed))
+        return RawFile(path, "parquet", names, choose_columns(path, names, wanted, untimed))
     numbered = _first_lines(path)
     if not numbered:
         raise UserError(f"{path}: holds nothing; fetch or write it again")
@@ -139,14 +119,16 @@ def _by_preset(path: Path, preset: Preset, wanted: dict[str, str | None]) -> Raw
             records = [each for record in records for each in map(json.loads, expanded(record))]
         names = tuple(dict.fromkeys(key for record in records for key in record))
         expand = preset.expand or _literals_of(path)
-        return RawFile(path, "json", names, _choose(path, names, chosen), expand=expand, time_format=preset.time_format)
+        return RawFile(
+            path, "json", names, choose_columns(path, names, chosen), expand=expand, time_format=preset.time_format
+        )
     if not preset.columns:
         found = inspect(path, None, chosen)
         return replace(found, time_format=preset.time_format)
     if preset.expand:
         columns = {USER: USER, ITEM: ITEM, "timestamp": "timestamp"}
         return RawFile(path, "json", tuple(columns), columns, expand=preset.expand, time_format=preset.time_format)
-    columns = _choose(path, preset.columns, chosen)
+    columns = choose_columns(path, preset.columns, chosen)
     return RawFile(path, "csv", preset.columns, columns, preset.delimiter or ",", time_format=preset.time_format)
 
 
@@ -174,7 +156,7 @@ def _inspect_json(path: Path, lines: Sequence[str], wanted: dict[str, str | None
         if not records:
             raise UserError(f"{path}: no interaction under {key} in the first lines")
     names = tuple(dict.fromkeys(key for record in records for key in record))
-    return RawFile(path, "json", names, _choose(path, names, wanted, untimed), expand=expand)
+    return RawFile(path, "json", names, choose_columns(path, names, wanted, untimed), expand=expand)
 
 
 def _has_roles(record: dict) -> bool:
@@ -207,9 +189,11 @@ def _inspect_csv(
     if names and len(names) != len(rows[0]):
         raise UserError(f"{path}, line 1: {len(rows[0])} fields, but --columns names {len(names)}; name them all")
     if names:
-        return RawFile(path, "csv", names, _choose(path, names, wanted, untimed), delimiter)
-    if _is_header(rows[0], wanted):
-        return RawFile(path, "csv", tuple(rows[0]), _choose(path, rows[0], wanted, untimed), delimiter, header=first)
+        return RawFile(path, "csv", names, choose_columns(path, names, wanted, untimed), delimiter)
+    if is_header(rows[0], wanted):
+        return RawFile(
+            path, "csv", tuple(rows[0]), choose_columns(path, rows[0], wanted, untimed), delimiter, header=first
+        )
     widths = {len(row) for row in rows}
     words = [line.split() for line in lines]
     if delimiter in (BLANK, "\t") and all(word.isdecimal() for row in words for word in row):
@@ -226,7 +210,7 @@ def _inspect_csv(
             f"name the columns, such as --columns {guess}, which is our guess, or the data set: --format "
             f"{', '.join(sorted(PRESETS))}"
         )
-    return RawFile(path, "csv", tuple(rows[0]), _choose(path, rows[0], wanted, untimed), delimiter, header=first)
+    return RawFile(path, "csv", tuple(rows[0]), choose_columns(path, rows[0], wanted, untimed), delimiter, header=first)
 
 
 def _fields(path: Path, number: int, line: str, delimiter: str) -> list[str]:
@@ -240,61 +224,6 @@ def _fields(path: Path, number: int, line: str, delimiter: str) -> list[str]:
     except csv.Error as error:
         raise UserError(f"{path}, line {number}: not CSV ({error})") from error
     return line.split(delimiter) if delimiter == "\t" and len(fields) != line.count("\t") + 1 else fields
-
-
-def _is_header(row: Sequence[str], wanted: dict[str, str | None]) -> bool:
-    """Whether a line names a column that is known, or that the user has named."""
-    plain = {plain_name(name) for name in row}
-    named = {name for name in wanted.values() if name is not None}
-    return bool(named & set(row) or plain & {name for names in KNOWN.values() for name in names})
-
-
-def plain_name(name: str) -> str:
-    """A column's name in lower case, without RecBole's type."""
-    return _TYPE.sub("", name.strip().lower())
-
-
-def guess_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Names for the columns of lines without a header, by their values: times, ratings, Amazon's ids."""
-    width = min(map(len, rows))
-    columns = [[row[place].strip() for row in rows] for place in range(width)]
-    names = [f"c{place + 1}" for place in range(width)]
-    left = list(range(width))
-
-    def take(role: str, fits: Callable[[str], bool], last: bool = False) -> None:
-        place = next((place for place in (left[::-1] if last else left) if all(map(fits, columns[place]))), None)
-        if place is not None:
-            names[place] = role
-            left.remove(place)
-
-    take(
-        "timestamp", lambda value: re.fullmatch(r"1?\d{9}(\d{3})?(\d{3})?(\.\d+)?|\d{4}-\d\d-\d\d.*", value) is not None
-    )
-    take("rating", lambda value: re.fullmatch(r"\d(\.\d+)?|10(\.0+)?", value) is not None, last=True)
-    take("user", lambda value: re.fullmatch(r"A[0-9A-Z]{9,20}", value) is not None)
-    take("item", lambda value: re.fullmatch(r"B[0-9A-Z]{9}|\d{9}[\dX]", value) is not None)
-    for role in ("user", "item"):
-        if role not in names and left:
-            names[left.pop(0)] = role
-    return names
-
-
-def _choose(path: Path, names: Sequence[str], wanted: dict[str, str | None], untimed: bool = False) -> dict[str, str]:
-    """Returns role -> column."""
-    plain, chosen = {plain_name(name): name for name in reversed(names)}, {}
-    for role, known in KNOWN.items():
-        name = wanted.get(role)
-        if name is None:
-            name = next((plain[guess] for guess in known if guess in plain), None)
-        elif name not in names:
-            name = plain.get(name.lower(), name)
-        if name in names:
-            chosen[role] = name
-        elif wanted.get(role) is not None or role not in (*OPTIONAL, "timestamp" if untimed else ""):
-            said = f"--{role} {name}: no such column" if name else f"no column is known as {role}; pass --{role} NAME"
-            more = ", or --split leave_one_out where lines stand in order" if role == "timestamp" and not name else ""
-            raise UserError(f"{path}: {said}{more}; the columns are {', '.join(map(str, names[:40]))}")
-    return chosen
 
 
 def _first_lines(path: Path) -> dict[int, str]:

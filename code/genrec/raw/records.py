@@ -16,8 +16,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from genrec.raw.raw_files import BLANK, ROLES, RawFile, as_lines
+from genrec.raw.columns import ROLES
+from genrec.raw.raw_files import BLANK, RawFile, as_lines
 from genrec.raw.rewriting import rewritten
+from genrec.raw.times import check_times, doubled, sql_text, time_expression
 from genrec.runtime.errors import UserError
 from genrec.runtime.progress import progress_bar
 from genrec.runtime.text import read_blocks
@@ -28,9 +30,6 @@ SHOWN = 5  # broken records to log
 MEMORY = "1GB"  # limit of duckdb, which spills the rest to disk
 COLUMNS = ("user", "item", "timestamp", "rating", "file")
 BATCH = 50_000  # rewritten records handed to duckdb at once
-ORDER = "order"  # a time format: numbers that order interactions, and are no times
-# Dates that are read without being asked to, beside what duckdb casts: Goodreads', Steam's, Amazon's of 2014.
-TIME_FORMATS = ("%a %b %d %H:%M:%S %z %Y", "Posted %B %d, %Y.", "%B %d, %Y", "%m %d, %Y")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _loaded(sources: Sequence[RawFile], strict: bool, work: Path) -> Iterator[du
         for number, source in enumerate(sources):
             _load(database, number, source)
             _check(database, sources[: number + 1], number, strict)
-            _check_times(database, number, source)
+            check_times(database, number, source)
         yield database
 
 
@@ -176,7 +175,7 @@ def _parsed(source: RawFile, number: int) -> str:
             SELECT line, text, f, f[1] AS user, f[2] AS item, TRY_CAST(f[3] AS DOUBLE) AS number,
                 TRY_CAST({"f[4]" if ratings else "NULL"} AS FLOAT) AS rating, f[5] AS history
             FROM raw),
-        timed AS (SELECT *, {_time(source.time_format) if timed else "line"} AS time FROM fields),
+        timed AS (SELECT *, {time_expression(source.time_format) if timed else "line"} AS time FROM fields),
         judged AS (
             SELECT *, CASE WHEN f IS NULL THEN 'line'
                 WHEN coalesce(user, '') = '' OR contains(user, chr(65533)) THEN 'user'
@@ -190,35 +189,18 @@ def _parsed(source: RawFile, number: int) -> str:
         FROM judged"""
 
 
-def _time(time_format: str | None) -> str:
-    """Returns the expression for microseconds since 1970 of f[3], or of `number` where it is one."""
-    if time_format == ORDER:
-        return "CAST(round(number * 1e6) AS BIGINT)"
-    if time_format is not None:
-        return f"epoch_us(try_strptime(f[3], {_text(time_format)}))"
-    dates = ", ".join(f"epoch_us(try_strptime(f[3], {_text(each)}))" for each in TIME_FORMATS)
-    # YYYYMMDD; else seconds, milliseconds, microseconds or nanoseconds, whichever is a time between 1970 and 5138.
-    return f"""CASE WHEN number IS NULL THEN coalesce(epoch_us(TRY_CAST(f[3] AS TIMESTAMPTZ)), {dates})
-        WHEN number BETWEEN 19000101 AND 21001231 AND try_strptime(CAST(CAST(number AS BIGINT) AS VARCHAR), '%Y%m%d')
-            IS NOT NULL THEN epoch_us(try_strptime(CAST(CAST(number AS BIGINT) AS VARCHAR), '%Y%m%d'))
-        WHEN abs(number) < 1e11 THEN CAST(round(number * 1e6) AS BIGINT)
-        WHEN abs(number) < 1e14 THEN CAST(round(number * 1e3) AS BIGINT)
-        WHEN abs(number) < 1e17 THEN CAST(round(number) AS BIGINT)
-        WHEN abs(number) < 1e19 THEN CAST(round(number / 1e3) AS BIGINT) END"""
-
-
 def _fields(source: RawFile) -> str:
     """Returns the query for line, text and f, the list of the ROLES as text, NULL for what the file has not."""
     if source.form == "parquet":
         fields = [
-            f'CAST("{_double(source.columns[role], chr(34))}" AS VARCHAR)' if role in source.columns else "NULL"
+            f'CAST("{doubled(source.columns[role], chr(34))}" AS VARCHAR)' if role in source.columns else "NULL"
             for role in ROLES
         ]
         return f"""SELECT file_row_number + 1 AS line, NULL AS text, [{", ".join(fields)}] AS f
             FROM read_parquet($path, file_row_number = true)"""
     if source.form == "json":
         names = [source.columns.get(role) for role in ROLES]
-        paths = ", ".join(_text("/" + (name or chr(0)).replace("~", "~0").replace("/", "~1")) for name in names)
+        paths = ", ".join(sql_text("/" + (name or chr(0)).replace("~", "~0").replace("/", "~1")) for name in names)
         fields_of = f"TRY(json_extract_string(text, [{paths}]))"  # NULL if the text is not JSON
         return f"SELECT line, text, {fields_of} AS f FROM lines WHERE text NOT IN (chr(10), chr(13) || chr(10))"
     places = [source.names.index(source.columns[role]) + 1 if role in source.columns else None for role in ROLES]
@@ -236,26 +218,18 @@ def _fields(source: RawFile) -> str:
 
 def _parts(source: RawFile) -> str:
     """Returns the expression for the list of the fields of a line of CSV."""
-    delimiter = _text(source.delimiter)
+    delimiter = sql_text(source.delimiter)
     if source.delimiter == BLANK:
         return r"string_split_regex(trim(text, ' \t'), '[ \t]+')".replace(r"\t", "\t")
     unquoted = f"string_split(text, {delimiter})"
     if len(source.delimiter) > 1:
         return unquoted
     mark = re.escape(source.delimiter)
-    quoted = _text(f'{mark}("(?:[^"]|"")*"|[^{mark}]*)')
+    quoted = sql_text(f'{mark}("(?:[^"]|"")*"|[^{mark}]*)')
     quoted = f"regexp_extract_all({delimiter} || text, {quoted}, 1)"
     if source.delimiter == "\t":  # often without any quoting: a quote is a letter, where it does not quote a field
         quoted = f"CASE WHEN len({quoted}) = {len(source.names)} THEN {quoted} ELSE {unquoted} END"
     return f"CASE WHEN contains(text, '\"') THEN {quoted} ELSE {unquoted} END"
-
-
-def _double(text: str, quote: str) -> str:
-    return text.replace(quote, 2 * quote)
-
-
-def _text(text: str) -> str:
-    return f"'{_double(text, chr(39))}'"
 
 
 def _check(database: duckdb.DuckDBPyConnection, sources: Sequence[RawFile], number: int, strict: bool) -> None:
@@ -276,42 +250,6 @@ def _check(database: duckdb.DuckDBPyConnection, sources: Sequence[RawFile], numb
     logger.warning(f"{source.path}: {broken:,} of {read:,} records are broken and left out, the first of them:")
     for line in said:
         logger.warning(f"  {line}")
-
-
-def _check_times(database: duckdb.DuckDBPyConnection, number: int, source: RawFile) -> None:
-    """Raises UserError if most times of a file fall in 1970, as where they are not in a unit that is known, or if all
-    are broken, with what they may be."""
-    if not source.timed:
-        return
-    (read, broken, early, example), = database.execute(
-        "SELECT count(*), count(*) FILTER (problem = 'timestamp'),"
-        "count(*) FILTER (time >= 0 AND time < 31536000000000),"
-        "any_value(value) FILTER (problem = 'timestamp') FROM records WHERE file = ?", [number]
-    ).fetchall()  # fmt: skip
-    if read and broken == read:
-        raise UserError(
-            f"{source.path}: no {source.columns['timestamp']} is a time, such as {example!r}; pass --time_format "
-            f"{guess_time_format(example)}"
-        )
-    if source.time_format != ORDER and 2 * early > read:
-        raise UserError(
-            f"{source.path}: {early:,} of {read:,} times fall in 1970: {source.columns['timestamp']} has no seconds, "
-            "milliseconds, microseconds or nanoseconds since then; name another column with --timestamp, or "
-            f"pass --time_format {ORDER} if they only order the interactions"
-        )
-
-
-def guess_time_format(example: str) -> str:
-    """A format of strptime that may fit a date, to be shown to the user."""
-    found = re.fullmatch(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4})( \d{1,2}:\d\d)?(:\d\d)?( ?[AP]M)?", example or "")
-    if found is None:
-        return "FORMAT, as of strptime, such as '%d/%m/%Y %H:%M'"
-    first, mark, second, _, clock, seconds, half = found.groups()
-    hour = "" if clock is None else f" %{'I' if half else 'H'}:%M{':%S' if seconds else ''}{' %p' if half else ''}"
-    day_first, month_first = (f"'{a}{mark}{b}{mark}%Y{hour}'" for a, b in (("%d", "%m"), ("%m", "%d")))
-    if int(first) > 12:
-        return day_first
-    return month_first if int(second) > 12 else f"{day_first} or {month_first}"
 
 
 def _said(source: RawFile, problem: str, value: str | None) -> str:
