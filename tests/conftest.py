@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -265,6 +266,7 @@ def kernel_noise(request, monkeypatch):
     products of a model on the fake device alone."""
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noisy_attention)
     monkeypatch.setattr(torch.nn.functional, "linear", noisy_linear)
+    AcceleratorState._reset_state()  # of another test of this process, whose precision may be another
     before = torch.get_float32_matmul_precision()
     if request.param == "tf32":
         torch.set_float32_matmul_precision("high")

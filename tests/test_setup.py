@@ -20,12 +20,14 @@ RANGES = [
     Requirement(text) for text in re.findall(r'"([\w-]+[<>=]=[^"]+)"', (ROOT / "pyproject.toml").read_text())
     if not text.startswith("setuptools")  # builds the package
 ]  # fmt: skip
+NOT_INSTALLED = {"mkdocs"}  # by setup.sh; nor Ray: who needs them installs them
 
 
 def test_requirements_name_what_the_project_declares():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert "-c constraints.txt" in lines
-    assert sorted(line for line in lines if re.match(r"\w", line)) == sorted(each.name for each in RANGES)
+    declared = {each.name for each in RANGES} - NOT_INSTALLED
+    assert sorted(line for line in lines if re.match(r"\w", line)) == sorted(declared)
 
 
 @pytest.mark.parametrize("declared", RANGES, ids=lambda each: each.name)

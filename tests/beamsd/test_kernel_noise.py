@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from beamsd.models.support import check_model
@@ -33,7 +32,6 @@ SHAPES = {
 
 def autocast(model):
     """As Selection gets it from the Trainer: float32 weights, and accelerate's autocast around `forward`."""
-    AcceleratorState._reset_state()  # of another test of this process, whose precision may be another
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     return accelerator.unwrap_model(accelerator.prepare_model(model, evaluation_mode=True))
 
