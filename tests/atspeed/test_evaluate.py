@@ -1,18 +1,21 @@
 """The check behind the table: it notices a wrong list, a wrong score, an item that does not exist."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 
 from atspeed.benchmark import runner
 from atspeed.benchmark.methods import BASELINE, GAMMA, GENERATE, SPECULATIVE, check_fit, check_widths, make_methods
-from atspeed.benchmark.report import SHORT, items_of_beams, save_report, summarise, verdict
-from atspeed.benchmark.runner import MethodBenchmark, in_float64
+from atspeed.benchmark.report import SHORT, items_of_beams, recommendations, save_report, summarise, verdict
+from atspeed.benchmark.runner import MethodBenchmark, Record, in_float64
 from conftest import VOCABULARY, random_items, tiny_llama
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Sample
+from genrec.data.item_numbers import RawNames
 from genrec.reports.tables import to_markdown
 from genrec.runtime.errors import UserError
 
@@ -174,3 +177,16 @@ def test_the_default_gamma_is_for_catalogues_of_any_depth():
     check_fit(catalogue, "run_beam_sizes", 2, gamma=GAMMA)
     with pytest.raises(UserError, match="--gamma 4: must be at most 2, the levels"):
         check_fit(catalogue, "run_beam_sizes", 2, gamma=4)
+
+
+def test_recommended_items_have_their_raw_ids_where_the_data_set_has_them(tmp_path):
+    record = Record(0, "gamma 0", 2, [[7, 9], [7, 8]], 0.1, 2, None, None, None)
+    samples, tokens = [Sample(4, (1,), (2,))], {7: "<a>", 8: "<b>", 9: "<c>"}
+    items_of = {("<a>", "<c>"): [0, 2], ("<a>", "<b>"): [1]}
+    assert json.loads(recommendations([record], samples, items_of, tokens)) == {"user": 4, "items": [0, 2, 1]}
+    assert RawNames.of(tmp_path) is None
+    pd.DataFrame({"user": range(5), "raw_id": list("vwxyz")}).to_parquet(tmp_path / "users.parquet")
+    pd.DataFrame({"item": range(3), "raw_id": ["B1", "B2", "B3"]}).to_parquet(tmp_path / "items.parquet")
+    assert json.loads(recommendations([record], samples, items_of, tokens, RawNames.of(tmp_path))) == {
+        "user": 4, "items": [0, 2, 1], "raw_user": "z", "raw_items": ["B1", "B3", "B2"],
+    }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from atspeed.benchmark.methods import BASELINE, GENERATE
 from genrec.data.catalogue import Identifier
 from genrec.data.dataset import Sample
+from genrec.data.item_numbers import RawNames
 from genrec.evaluation.metrics import ndcg, quality, recall
 from genrec.reports.tables import pyplot, to_markdown, write_csv
 from genrec.runtime.files import atomic_path, sha256, write_text
@@ -86,13 +87,18 @@ def items_of_beams(
 
 
 def recommendations(
-    records: Sequence[Record], samples: Sequence[Sample], items_of: dict[Identifier, list[int]], tokens: dict[int, str]
-) -> str:
-    """One JSON line a record, in the order of the samples: the user, and the items, best first."""
-    lines = [
-        json.dumps({"user": samples[record.request].user, "items": items_of_beams(record.sequences, items_of, tokens)})
-        for record in sorted(records, key=lambda record: record.request)
-    ]
+    records: Sequence[Record], samples: Sequence[Sample], items_of: dict[Identifier, list[int]], tokens: dict[int, str],
+    names: RawNames | None = None,
+) -> str:  # fmt: skip
+    """One JSON line a record, in the order of the samples: the user, and the items, best first; with names, their raw
+    ids too."""
+    lines = []
+    for record in sorted(records, key=lambda record: record.request):
+        user, items = samples[record.request].user, items_of_beams(record.sequences, items_of, tokens)
+        line: dict[str, object] = {"user": user, "items": items}
+        if names is not None:
+            line |= {"raw_user": names.users.get(user), "raw_items": [names.items.get(item) for item in items]}
+        lines.append(json.dumps(line))
     return "\n".join(lines) + "\n"
 
 

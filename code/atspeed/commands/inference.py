@@ -21,6 +21,7 @@ from atspeed.checkpoints.checkpoint import open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.catalogue import read_stop_list
 from genrec.data.dataset import load_dataset, take
+from genrec.data.item_numbers import RawNames
 from genrec.reports.tables import to_markdown
 from genrec.runtime.artefacts import is_done, new_folder
 from genrec.runtime.files import sha256, write_text
@@ -106,5 +107,6 @@ def main(
     widest = [r for r in records if (r.method, r.width) == (BASELINE, max(run_beam_sizes))]
     with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
         save_report(folder, table, headline)
-        write_text(folder / "recommendations.jsonl", recommendations(widest, samples, served.items_of, tokens))
+        lists = recommendations(widest, samples, served.items_of, tokens, RawNames.of(Path(data_path) / dataset))
+        write_text(folder / "recommendations.jsonl", lists)
     print(f"\n{headline}\n\n{to_markdown(table, SHORT)}\n{verdict(records, bench.exact)}\nwritten to {output}")

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from genrec.data.catalogue import Catalogue
 from genrec.runtime.errors import UserError
 
 RAW, NUMBER = "raw_id", "item"  # columns, as process_data.sh writes them to items.parquet
+
+
+@dataclass(frozen=True)
+class RawNames:
+    """Raw ids by number."""
+
+    users: Mapping[int, str]
+    items: Mapping[int, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> RawNames | None:
+        """Those of a data set, from users.parquet and items.parquet; None if it does not have them."""
+        import pyarrow.parquet as pq
+
+        paths = {name: folder / f"{name}s.parquet" for name in ("user", NUMBER)}
+        if not all(path.is_file() for path in paths.values()):
+            return None
+        tables = {name: pq.read_table(path).to_pydict() for name, path in paths.items()}
+        if not all({name, RAW} <= tables[name].keys() for name in tables):
+            return None
+        users, items = (dict(zip(tables[name][name], tables[name][RAW], strict=True)) for name in ("user", NUMBER))
+        return cls(users, items)
 
 
 def read_raw_ids(path: Path, catalogue: Catalogue) -> dict[str, int]:
