@@ -19,14 +19,14 @@ BATCH_WAIT=${BATCH_WAIT:-0.005}                 # seconds that a request waits f
 MAX_K=${MAX_K:-100}
 MAX_QUEUE=${MAX_QUEUE:-256}                     # requests that may wait; the next gets 503
 PAGE=${PAGE:-true}                              # false: nothing at /
-INPUT=${INPUT:-}                                # users for the page to offer; empty: those of a split of DATASET, if there
+INPUT=${INPUT:-}                                # users for the page to offer; empty: those of DATASET, on this machine alone
 SPLIT=${SPLIT:-test}
 DTYPE=${DTYPE:-float32}
 
 users=()
 if [ -n "$INPUT" ]; then
     users=(--histories "$INPUT")
-elif [ -d "$DATA_PATH/$DATASET" ] && [ -z "$RAW_IDS" ]; then
+elif [ "$LISTEN" = 127.0.0.1 ] && [ -d "$DATA_PATH/$DATASET" ] && [ -z "$RAW_IDS" ]; then   # for nobody else to see
     users=(--dataset "$DATASET" --data_path "$DATA_PATH" --split "$SPLIT")
 fi
 mkdir -p "$LOG_DIR"
