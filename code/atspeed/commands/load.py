@@ -26,6 +26,8 @@ from genrec.runtime.files import write_text
 from genrec.runtime.machine import made_on
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from atspeed.serve.load_test import LoadResult
 
 STAGE = "load"
@@ -102,15 +104,19 @@ def _verdict(results: list[LoadResult], histories: Sequence[list], k: int, targe
     return f"{said}; {equal} of {len(chosen)} lists are equal to the library's"
 
 
-def _plot(table, said: str, path: Path) -> None:
+def _plot(table: pd.DataFrame, said: str, path: Path) -> None:
+    """What people wait, by clients and by requests a second: a panel each, where there are some."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for name in ("p50_ms", "p90_ms", "p99_ms"):
-        axes.plot(table["load"], table[name], marker="o", label=name.removesuffix("_ms"))
-    axes.set(ylabel="ms from request to list", yscale="log", title=said)
-    axes.title.set_fontsize(8)
-    axes.legend(frameon=False)
-    axes.grid(axis="y", alpha=0.3)
+    closed = table["load"].str.contains("client")
+    panels = [("closed loop", table[closed]), ("open loop (Poisson)", table[~closed])]
+    panels = [(title, rows) for title, rows in panels if len(rows)]
+    figure = Figure(figsize=(4.5 * len(panels), 4), layout="constrained")
+    for axes, (title, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name in ("p50_ms", "p90_ms", "p99_ms"):
+            axes.plot(rows["load"], rows[name], marker="o", label=name.removesuffix("_ms"))
+        axes.set(ylabel="ms from request to list", title=title, ylim=(0, None))
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(said, fontsize=8)
     figure.savefig(path, dpi=150)
