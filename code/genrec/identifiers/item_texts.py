@@ -3,9 +3,7 @@
 import ast
 import csv
 import html
-import json
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from genrec.data.splits import load_splits
+from genrec.raw.rewriting import literal
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import sha256
 from genrec.runtime.progress import progress_bar
@@ -253,15 +252,9 @@ def _json_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, dict | st
 
 def _parse(line: str) -> dict | str:
     """Parses a JSON object or, as in the metadata of 2014, a Python dict of constants; nothing is executed."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes such as \/ in text that is not Python
-                row = ast.literal_eval(line.strip())
-        except _BROKEN:
-            return f"neither JSON nor a dict of constants: {line.strip()[:60]!r}"
+    row = literal(line)
+    if row is None:
+        return f"neither JSON nor a dict of constants: {line.strip()[:60]!r}"
     return row if isinstance(row, dict) else f"not an object: {line.strip()[:60]!r}"
 
 

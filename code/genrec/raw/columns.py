@@ -73,6 +73,7 @@ def choose_columns(
 ) -> dict[str, str]:
     """Returns role -> column."""
     plain, chosen = {plain_name(name): name for name in reversed(names)}, {}
+    optional = (*OPTIONAL, "timestamp") if untimed else OPTIONAL
     for role, known in KNOWN.items():
         name = wanted.get(role)
         if name is None:
@@ -81,7 +82,7 @@ def choose_columns(
             name = plain.get(name.lower(), name)
         if name in names:
             chosen[role] = name
-        elif wanted.get(role) is not None or role not in (*OPTIONAL, "timestamp" if untimed else ""):
+        elif wanted.get(role) is not None or role not in optional:
             said = f"--{role} {name}: no such column" if name else f"no column is known as {role}; pass --{role} NAME"
             more = ", or --split leave_one_out where lines stand in order" if role == "timestamp" and not name else ""
             raise UserError(f"{path}: {said}{more}; the columns are {', '.join(map(str, names[:40]))}")

@@ -1,4 +1,5 @@
-"""Detects the format (JSON lines, CSV or Parquet, plain or gzip) and the columns of raw interaction files.
+"""Detects the format of raw interaction files (JSON lines, CSV or Parquet, plain or gzip, or a form of `rewriting` or
+of `presets`) and their columns.
 
 Amazon reviews need no flags, as their column names are known: 2014 and 2018 (`reviewerID`, `asin`, `overall`,
 `unixReviewTime`) and 2023 (`user_id`, `parent_asin`, `rating`, `timestamp`, as JSON lines or the benchmark's CSV).

@@ -40,7 +40,7 @@ def bundle_of(record: dict) -> str | None:
 
 
 def whole_object(path: Path) -> str | None:
-    """What a file is that is one JSON value: "sequences" (user -> items), "array" (of records), or None of these."""
+    """Returns "sequences" for one JSON object user -> items, "array" for one JSON array of records, else None."""
     try:
         content = read_json(path)
     except UserError:
@@ -53,7 +53,7 @@ def whole_object(path: Path) -> str | None:
 
 
 def rewritten(path: Path, kind: str) -> Iterator[Row]:
-    """The records of a file. kind: one of REWRITERS."""
+    """The records of a file. kind: a key of `_WHOLE` or of `_LINES`."""
     if kind in _WHOLE:
         return _WHOLE[kind](path)
     return ((number, row) for number, line in enumerate(read_lines(path), 1) if line.strip()
