@@ -12,6 +12,7 @@ FULL=${FULL:-false}                          # true: all weights, false: LoRA
 LORA_R=${LORA_R:-8}
 LORA_ALPHA=${LORA_ALPHA:-16}
 LORA_DROPOUT=${LORA_DROPOUT:-0.05}
+LORA_MODULES=${LORA_MODULES:-q_proj,v_proj}  # linear layers that LoRA adapts
 EPOCHS=${EPOCHS:-20}
 PATIENCE=${PATIENCE:-5}
 BATCH_SIZE=${BATCH_SIZE:-256}                # over all processes
@@ -21,7 +22,7 @@ WARMUP_STEPS=${WARMUP_STEPS:-100}
 SUBSEQ=${SUBSEQ:-false}                      # true: every prefix of a history is a sample
 HISTORY_LOSS=${HISTORY_LOSS:-false}          # true: the items of the history are learnt too, in the same forward
 PROMPT_TEMPLATE=${PROMPT_TEMPLATE:-}         # text file with {history}; empty: LC-Rec's prompt. Later stages read it with the target
-ITEM_SEPARATOR=${ITEM_SEPARATOR:-, }         # between two items of a history
+ITEM_SEPARATOR=${ITEM_SEPARATOR-, }          # between two items of a history
 CHAT_TEMPLATE=${CHAT_TEMPLATE:-false}        # true: the prompt is what the user says in the tokenizer's chat template
 DTYPE=${DTYPE:-float32}                      # of the weights
 MIXED_PRECISION=${MIXED_PRECISION:-}         # bf16, fp16 or no; empty: bf16 on a GPU that has it
@@ -35,7 +36,7 @@ REPORT_TO=${REPORT_TO:-none}                 # wandb, tensorboard or none
 launch finetune \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --base_model "$TARGET_BASE" \
     --output_dir "$OUTPUT_DIR/$DATASET/target" --full "$FULL" \
-    --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" \
+    --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" --lora_modules "$LORA_MODULES" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
     --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --subseq "$SUBSEQ" --history_loss "$HISTORY_LOSS" \
     --prompt_template "$PROMPT_TEMPLATE" --item_separator "$ITEM_SEPARATOR" --chat_template "$CHAT_TEMPLATE" \

@@ -336,7 +336,14 @@ def test_a_model_that_also_sees_is_taught_and_adapted_where_it_reads(data, whole
         torch.testing.assert_close(load_model(path)(ids).logits, trained.eval()(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "phi3"])
-def test_lora_on_fused_projections_is_refused_with_the_way_round(architecture):
-    with pytest.raises(UserError, match=f"which a {architecture} does not have.*FULL=true bash script/finetune_llama"):
-        add_lora(tiny_model(architecture, bos_token_id=1, eos_token_id=2), [5, 6], 4, 8, 0.0)
+@pytest.mark.parametrize(
+    ("architecture", "modules"),
+    [("gpt2", ("c_attn", "c_fc")), ("phi3", ("qkv_proj",)), ("llama", ("q_proj", "down_proj"))],
+)
+def test_lora_adapts_the_layers_that_are_named_and_refuses_names_that_a_model_has_not(architecture, modules):
+    model = tiny_model(architecture, bos_token_id=1, eos_token_id=2)
+    with pytest.raises(UserError, match=f"a {architecture} has no k_prj; .* can name .*{modules[0]}.* FULL=true bash"):
+        add_lora(model, [5, 6], 4, 8, 0.0, (*modules, "k_prj"))
+    trained = add_lora(model, [5, 6], 4, 8, 0.0, modules)
+    learnt = [name for name, weight in trained.named_parameters() if weight.requires_grad and "lora" in name]
+    assert {name.rpartition(".lora")[0].rpartition(".")[2] for name in learnt} == set(modules)

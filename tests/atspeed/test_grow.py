@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from atspeed.benchmark.growth import grown, plan_growth, save_grown
+from atspeed.checkpoints.base_models import init_model
 from atspeed.checkpoints.checkpoint import DataSetting, open_checkpoint, save_checkpoint
-from atspeed.checkpoints.loading import add_item_tokens, init_model, load_model, load_tokenizer
+from atspeed.checkpoints.loading import add_item_tokens, load_model, load_tokenizer
 from atspeed.checkpoints.shapes import SHAPES, Shape
 from atspeed.commands import grow_model
 from atspeed.prompts import encode_prompts, left_pad

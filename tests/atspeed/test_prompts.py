@@ -7,7 +7,8 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
-from atspeed.checkpoints.loading import init_model, teach_tokenizer, write_tokenizer
+from atspeed.checkpoints.base_models import init_model
+from atspeed.checkpoints.loading import teach_tokenizer, write_tokenizer
 from atspeed.checkpoints.shapes import SHAPES
 from atspeed.prompts import encode_prompts, encode_samples, left_pad
 from atspeed.template import PROMPT, PromptTemplate

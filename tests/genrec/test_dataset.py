@@ -33,6 +33,21 @@ TINY = Dataset("tiny", Splits(TRAIN, VALID, TEST), Catalogue({item: (f"<a_{item}
                 Sample(7, (1, 2), (3,)),
             ],
         ),
+        (
+            "train",
+            dict(subseq=True, max_history=12, in_windows=True),  # every item but the first stands in one, and is learnt
+            [
+                Sample(5, tuple(range(0, 5)), (5,)),
+                Sample(5, tuple(range(5, 17)), (17,)),
+                Sample(5, tuple(range(17, 29)), (29,)),
+                Sample(7, (1, 2), (3,)),
+            ],
+        ),
+        (
+            "train",
+            dict(max_history=12, in_windows=True),
+            [Sample(5, tuple(range(17, 29)), (29,)), Sample(7, (1, 2), (3,))],
+        ),
         ("valid", {}, [Sample(2, (4,), (6,)), Sample(7, (1, 2, 3), (4,))]),
         ("test", {}, [Sample(5, tuple(range(10, 30)), (1,)), Sample(7, (1, 2, 3, 4, 5), (8, 9))]),
         ("test", dict(max_history=4), [Sample(5, (26, 27, 28, 29), (1,)), Sample(7, (2, 3, 4, 5), (8, 9))]),

@@ -12,7 +12,6 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,12 +19,11 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from atspeed.checkpoints.model_files import no_model
-from atspeed.checkpoints.shapes import Shape, check_shape
+from atspeed.checkpoints.shapes import check_shape
 from atspeed.template import PROMPT
 from genrec.data.catalogue import Catalogue
-from genrec.runtime.artefacts import make_facts, write_facts
 from genrec.runtime.errors import UserError
-from genrec.runtime.files import atomic_path, write_json
+from genrec.runtime.files import write_json
 from genrec.runtime.pretrained import load_pretrained
 
 disable_progress_bar()  # of loading and writing weights, which is seconds; ours show what takes long
@@ -164,25 +162,6 @@ def check_same_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase, catalog
             f"{path}: its tokenizer ({len(own)} tokens) is not the target's ({len(tokenizer)} tokens); speculative "
             "decoding needs one vocabulary, so give a draft of the target's family"
         )
-
-
-def init_model(path: Path, shape: Shape, seed: int) -> int:
-    """Write a randomly initialised LLaMA and its tokenizer as a checkpoint folder; returns the number of weights."""
-    with atomic_path(path) as partial:
-        partial.mkdir(parents=True)
-        write_tokenizer(partial)
-        vocabulary = len(AutoTokenizer.from_pretrained(partial))
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            **{**vars(shape), "vocab_size": shape.vocab_size or vocabulary},
-            max_position_embeddings=2048,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        model = LlamaForCausalLM(config)
-        model.save_pretrained(partial)
-        write_facts(partial, make_facts("init_model", {"seed": seed, **vars(shape)}))
-    return model.num_parameters()
 
 
 def random_model(

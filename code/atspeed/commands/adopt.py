@@ -44,7 +44,7 @@ def main(
     index: str | None = None,
     base_model: str | None = None,
     prompt_template: str | None = None,
-    item_separator: str = LC_REC.separator,
+    item_separator: str | None = LC_REC.separator,
     chat_template: bool = False,
     max_history: int = 20,
     cutoff: int = 512,
@@ -53,7 +53,7 @@ def main(
     overwrite: bool = False,
 ) -> None:
     check_dtype(dtype)
-    prompt = PromptTemplate.read(prompt_template, item_separator, chat_template)
+    prompt = PromptTemplate.read(prompt_template, item_separator or "", chat_template)
     arguments = {
         "adopted": model, "base_model": base_model, "dataset": dataset, "prompt_template": prompt.text,
         "item_separator": item_separator, "chat_template": chat_template, "max_history": max_history, "cutoff": cutoff,

@@ -34,6 +34,7 @@ def main(
     lora_r: int = 8,
     lora_alpha: int = 16,
     lora_dropout: float = 0.05,
+    lora_modules: tuple[str, ...] = ("q_proj", "v_proj"),
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
     dtype: str = "float32",
@@ -44,7 +45,7 @@ def main(
     max_history: int = 20,
     cutoff: int = 512,
     prompt_template: str | None = None,
-    item_separator: str = LC_REC.separator,
+    item_separator: str | None = LC_REC.separator,
     chat_template: bool = False,
     epochs: int = 20,
     batch_size: int = 256,
@@ -62,7 +63,7 @@ def main(
     arguments = {k: v for k, v in locals().items() if k not in FREE}
     output, weights = Path(output_dir), check_dtype(dtype)
     check_precision(mixed_precision)
-    prompt = PromptTemplate.read(prompt_template, item_separator, chat_template)
+    prompt = PromptTemplate.read(prompt_template, item_separator or "", chat_template)
     arguments["prompt_template"] = prompt.text
     schedule = Schedule(
         epochs, batch_size, micro_batch_size, learning_rate, weight_decay, warmup_steps, patience, seed, report_to,
@@ -74,7 +75,7 @@ def main(
     train, valid = (
         take(samples, max_users, seed)
         for samples in (
-            data.samples("train", max_history=max_history, subseq=subseq),
+            data.samples("train", max_history=max_history, subseq=subseq, in_windows=history_loss),
             data.samples("valid", max_history=max_history),
         )
     )
@@ -105,7 +106,7 @@ def main(
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # fit turns it on
     if not full:
-        model = add_lora(model, item_tokens, lora_r, lora_alpha, lora_dropout)
+        model = add_lora(model, item_tokens, lora_r, lora_alpha, lora_dropout, lora_modules)
     with state.main_process_first():
         if already_done(output, work, STAGE, arguments, overwrite):
             return

@@ -1,26 +1,56 @@
-"""Write a randomly initialised LLaMA with a SentencePiece tokenizer, so that everything runs without a download.
+r"""Write a model to begin a training from: random weights, or a few layers of a model that there is.
 
     atspeed init-model --output model/tiny --shape tiny
+    atspeed init-model --output model/random --like /path/to/model
+    atspeed init-model --output model/small --like /path/to/model --shape tiny --layers 2
+    atspeed init-model --output model/draft --like output/toy/target --keep_layers 0,1,3
 
-Shapes: micro, tiny, llama-68m, llama-160m, tinyllama-1.1b, llama-7b. --layers changes the depth.
+The first is a random LLaMA with a SentencePiece tokenizer, so that everything runs without a download. Shapes: micro,
+tiny, llama-68m, llama-160m, tinyllama-1.1b, llama-7b. --layers changes the depth. With --like, the tokenizer is that
+of another model: a draft needs the target's. Without --shape its architecture is, too. --keep_layers keeps weights: a
+draft that begins as some of the target's own layers, its embeddings and its head.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
+from atspeed.checkpoints.model_files import check_model_path
 from atspeed.checkpoints.shapes import check_shape
 from genrec.runtime.artefacts import hold
+from genrec.runtime.errors import UserError
 from genrec.runtime.files import check_new
 
 
-def main(output: str, shape: str = "tiny", layers: int | None = None, seed: int = 0, overwrite: bool = False) -> None:
-    chosen = check_shape(shape)
-    check_new(Path(output), overwrite)
-    hold(Path(output))
-    if layers:
-        chosen = replace(chosen, num_hidden_layers=layers)
+def main(
+    output: str,
+    shape: str | None = None,
+    layers: int | None = None,
+    like: str | None = None,
+    keep_layers: tuple[int, ...] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    chosen, path = check_shape(shape or "tiny"), Path(output)
+    if keep_layers is not None and (like is None or shape or layers):
+        raise UserError("--keep_layers needs --like, the model whose layers they are, and no --shape or --layers")
+    if like:
+        check_model_path(like)
+    check_new(path, overwrite)
+    hold(path)
 
-    from atspeed.checkpoints.loading import init_model
+    from atspeed.checkpoints.base_models import init_from_layers, init_like, init_model
 
-    weights = init_model(Path(output), chosen, seed)
-    print(f"{output}: {shape}, {chosen.num_hidden_layers} layers, {weights / 1e6:.1f} M weights, random (seed {seed})")
+    if like and keep_layers is not None:
+        weights = init_from_layers(path, like, keep_layers)
+        what = f"layers {','.join(map(str, keep_layers))} of {like}, {weights / 1e6:.1f} M weights"
+    elif like and not shape:
+        weights = init_like(path, like, layers, seed)
+        what = f"as {like}{f', {layers} layers' if layers else ''}, {weights / 1e6:.1f} M weights, random (seed {seed})"
+    else:
+        if layers:
+            chosen = replace(chosen, num_hidden_layers=layers)
+        weights = init_model(path, chosen, seed, like)
+        what = (
+            f"{shape or 'tiny'}, {chosen.num_hidden_layers} layers, {weights / 1e6:.1f} M weights, random (seed {seed})"
+        )
+    print(f"{output}: {what}")

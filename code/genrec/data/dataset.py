@@ -30,10 +30,14 @@ class Dataset:
     splits: Splits
     catalogue: Catalogue
 
-    def samples(self, split: str, *, max_history: int = 20, subseq: bool = False) -> list[Sample]:
+    def samples(
+        self, split: str, *, max_history: int = 20, subseq: bool = False, in_windows: bool = False
+    ) -> list[Sample]:
         """Returns the samples of a split; histories hold at most the last `max_history` items.
 
-        Training: predict the last training item from those before it or, with `subseq`, every item but the first.
+        Training: predict the last training item from those before it or, with `subseq`, every item but the first. With
+        `in_windows` too, a sample stands for all items that it holds but the first, as one does whose history is learnt
+        as well (`history_loss`): from the end of a sequence, windows that share one item with the next.
         Validation: predict the first validation item from the training items. Test: predict all test items from the
         training and validation items. Users without a sample are left out. Where the samples are given, they are these,
         with one item to predict each. Raises UserError for an unknown split.
@@ -46,8 +50,9 @@ class Dataset:
         for user in sorted(self.splits[split]):
             items = self.splits[split][user]
             if split == "train":
-                ends = range(1, len(items)) if subseq else range(len(items) - 1, len(items))
-                samples += [Sample(user, tuple(items[:end][-max_history:]), (items[end],)) for end in ends if end >= 1]
+                step = (max_history if in_windows else 1) if subseq else max(len(items), 1)
+                ends = reversed(range(len(items) - 1, 0, -step))
+                samples += [Sample(user, tuple(items[:end][-max_history:]), (items[end],)) for end in ends]
             elif split == "valid" and items:
                 samples.append(Sample(user, tuple(train[user][-max_history:]), (items[0],)))
             elif split == "test" and items:
