@@ -14,7 +14,7 @@ from genrec.runtime.artefacts import NOTE, UNFINISHED, already_done, clear, is_d
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path, check_new, check_ours, check_output
 
-ARGUMENTS = {"seed": 1}
+ARGUMENTS = {"seed": 1, "modules": ("q", "v")}  # the facts hold a list
 
 
 def finished(folder):
@@ -70,16 +70,16 @@ def test_what_is_ours_is_overwritten_and_an_empty_folder_is_used(tmp_path):
     assert not already_done(output, work, "stage", ARGUMENTS, overwrite=False)
     assert (work / NOTE).is_file()
     finished(output)
-    assert not already_done(output, tmp_path / "again", "stage", {"seed": 2}, overwrite=True)
+    assert not already_done(output, tmp_path / "again", "stage", ARGUMENTS | {"seed": 2}, overwrite=True)
     assert not output.exists()
 
 
 def test_a_run_that_left_nothing_but_its_arguments_is_in_nobodys_way(tmp_path):
     output, work = tmp_path / "output", tmp_path / "work"
     assert not already_done(output, work, "train", ARGUMENTS, overwrite=False)
-    assert not already_done(output, work, "train", {"seed": 2}, overwrite=False)
+    assert not already_done(output, work, "train", ARGUMENTS | {"seed": 2}, overwrite=False)
     (work / "checkpoint-1").touch()
-    assert not is_done(output, work, "train", {"seed": 2})
+    assert not is_done(output, work, "train", ARGUMENTS | {"seed": 2})
     said = "was made with --seed 2, not 1; choose another DRAFT_MODEL_NAME, or pass --overwrite"
     with pytest.raises(UserError, match=said):
         is_done(output, work, "train", ARGUMENTS)

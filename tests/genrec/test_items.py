@@ -97,6 +97,38 @@ def test_rows_may_name_their_item_by_number_or_by_raw_id(tmp_path):
     assert (read.texts[:2], read.twice, read.others) == (["Title: Soap", "Title: Comb"], 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "u.item",
+            [
+                "1|Toy Story (1995)|01-Jan-1995||http://us.imdb.com/M/title-exact?Toy%20Story%20(1995)|0|0|0|1|1|1"
+                + 13 * "|0",
+                "2|Misérables, Les (1995)|01-Jan-1995||http://us.imdb.com/M/title|0|0|0|0|0|0|0|0|1" + 9 * "|0" + "|0",
+                "no film",
+            ],
+        ),
+        (
+            "movies.dat",
+            [
+                "1::Toy Story (1995)::Animation|Children's|Comedy",
+                "2::Misérables, Les (1995)::Drama",
+                "no film",
+            ],
+        ),
+    ],
+)
+def test_the_films_of_movielens_are_read_as_grouplens_wrote_them(tmp_path, name, lines):
+    (tmp_path / name).write_bytes("\n".join(lines).encode("latin-1"))
+    read = read_texts(tmp_path / name, ["1", "2"])
+    assert read.texts == [
+        "Title: Toy Story (1995)\nCategories: Animation, Children's, Comedy",
+        "Title: Misérables, Les (1995)\nCategories: Drama",
+    ]
+    assert read.broken == [f"{tmp_path / name}, line 3: no film of MovieLens: 'no film'"]
+
+
 def test_broken_rows_are_named_by_line_and_nothing_is_executed(tmp_path):
     path, marker = tmp_path / "meta.json", tmp_path / "executed"
     lines = [

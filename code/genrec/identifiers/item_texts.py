@@ -17,7 +17,7 @@ from genrec.raw.rewriting import literal
 from genrec.runtime.errors import UserError
 from genrec.runtime.files import sha256
 from genrec.runtime.progress import progress_bar
-from genrec.runtime.text import read_json, read_lines
+from genrec.runtime.text import read_bytes, read_json, read_lines
 
 ITEMS = "items.parquet"  # written by both process_data programs: raw_id (string), item (int)
 NUMBER = "item"  # the column of item numbers
@@ -31,6 +31,10 @@ FIELDS = {  # the parts of a text, in order, and the columns they come from
     "categories": ("categories", "category", "genres", "class"),
     "description": ("description", "features", "feature"),
 }
+GENRES = (  # of u.item, whose last columns they are
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
 TEXT = "text"  # a column with the complete text, used unchanged in place of FIELDS
 _BROKEN = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)  # raised by json and ast
 
@@ -207,6 +211,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
     if kind == "parquet":
         batches = _parquet(path).iter_batches(batch_size=4096)
         yield from ((f"{path}, row {n}", row) for n, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
+    elif kind == "dat" or path.name == "u.item":
+        yield from _movielens_rows(path)
     elif kind in ("csv", "tsv", "item"):  # the last is RecBole's
         yield from _csv_rows(path, read_lines(path), "," if kind == "csv" else "\t")
     elif kind in ("json", "jsonl", "ndjson"):
@@ -214,7 +220,9 @@ def _rows(path: Path) -> Iterator[tuple[str, dict | str]]:
         whole = isinstance(_parse(first), str) or all(isinstance(value, dict) for value in _parse(first).values())
         yield from (_whole_rows(path) if whole else None) or _json_rows(path, read_lines(path))
     else:
-        raise UserError(f"{path}: ends in none of .json, .jsonl, .ndjson, .csv, .tsv, .item (plain or .gz), .parquet")
+        raise UserError(
+            f"{path}: ends in none of .json, .jsonl, .ndjson, .csv, .tsv, .item (plain or .gz), .parquet, .dat"
+        )
 
 
 def _whole_rows(path: Path) -> list[tuple[str, dict]] | None:
@@ -230,6 +238,21 @@ def _whole_rows(path: Path) -> list[tuple[str, dict]] | None:
     if isinstance(content, list) and all(isinstance(row, dict) for row in content):
         return [(f"{path}, entry {number}", row) for number, row in enumerate(content, 1)]
     return None
+
+
+def _movielens_rows(path: Path) -> Iterator[tuple[str, dict | str]]:
+    """Of MovieLens' movies.dat (1M, 10M): number::title::genres, and u.item (100K): a 0 or 1 for each genre."""
+    lines = read_bytes(path).decode("latin-1").splitlines()  # as GroupLens wrote them
+    for number, line in enumerate(lines, 1):
+        if path.name == "u.item":
+            movie, title, *rest = [*line.split("|"), ""]
+            genres = [genre for genre, has in zip(GENRES, rest[3:], strict=False) if has == "1"]
+        else:
+            movie, title, listed = [*line.split("::"), "", ""][:3]
+            genres = listed.split("|")
+        good = movie.isdecimal() and title
+        row = {"item_id": movie, "title": title, "genres": genres}
+        yield f"{path}, line {number}", row if good else f"no film of MovieLens: {line[:60]!r}"
 
 
 def _csv_rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[tuple[str, dict | str]]:

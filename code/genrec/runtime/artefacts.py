@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -224,6 +225,7 @@ def _refuse_other_arguments(folder: Path, facts: dict, arguments: dict, stage: s
     made = facts.get("arguments")
     if not isinstance(made, dict):
         raise UserError(f"{folder}: does not say what it was made with, perhaps damaged; remove it and start again")
+    arguments = json.loads(json.dumps(arguments))  # as they were written: a tuple is a list there
     for name in sorted({*made, *arguments}):
         if made.get(name) != arguments.get(name):
             raise UserError(
