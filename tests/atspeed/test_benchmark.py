@@ -30,9 +30,8 @@ def test_every_method_is_timed_on_random_weights_of_a_shape(folder):
     assert code == 0, output
     (results,) = (folder / "output" / "toy" / "benchmark").iterdir()
     assert results.name.startswith("K1-4_gamma3_batch2_float32_3requests-seed0_")
-    assert {path.name for path in results.iterdir()} == {f"batch-2-float32.{kind}" for kind in ("csv", "md", "png")} | {
-        "facts.json", "arguments.json"
-    }  # fmt: skip
+    written = {f"{name}-float32.{kind}" for name in ("batch-2", "waits") for kind in ("csv", "md", "png")}
+    assert {path.name for path in results.iterdir()} == written | {"facts.json", "arguments.json"}
     rows = list(csv.DictReader((results / "batch-2-float32.csv").open()))
     methods = {"generate", "gamma 0", "speculative", "trie", "hybrid", "auto", "relaxed", "coupled", "sample"}
     assert {(row["method"], row["K"]) for row in rows} == {(method, k) for method in methods for k in ("1", "4")}

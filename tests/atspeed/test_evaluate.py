@@ -10,7 +10,17 @@ import torch
 
 from atspeed.benchmark import runner
 from atspeed.benchmark.methods import BASELINE, GAMMA, GENERATE, SPECULATIVE, check_fit, check_widths, make_methods
-from atspeed.benchmark.report import SHORT, items_of_beams, recommendations, save_report, summarise, verdict
+from atspeed.benchmark.report import (
+    SHORT,
+    items_of_beams,
+    recommendations,
+    save_benchmark,
+    save_report,
+    save_waits,
+    summarise,
+    verdict,
+    waits,
+)
 from atspeed.benchmark.runner import MethodBenchmark, Record, in_float64
 from conftest import VOCABULARY, random_items, tiny_llama
 from genrec.data.catalogue import Catalogue
@@ -145,6 +155,30 @@ def test_the_table_sums_up_the_records(bench, prompts, tmp_path):
     lines = to_markdown(table, SHORT).splitlines()
     assert len({len(line) for line in lines}) == 1, "the table is aligned"
     assert (tmp_path / "results.md").read_text().startswith("five users\n\n| method")
+
+
+def test_a_person_waits_for_the_whole_batch_and_generate_is_compared_at_its_best(tmp_path):
+    """By hand, K 5: `generate` does most a second, 4, at batch 8, where gamma 0 does 20."""
+    ms = {1: {GENERATE: 500.0, BASELINE: 100.0}, 8: {GENERATE: 250.0, BASELINE: 50.0}}
+    for batch, of_method in ms.items():
+        rows = [
+            {
+                "method": method, "K": 5, "ms": each, "p95 ms": each, "p99 ms": 2 * each, "requests/s": 1e3 / each,
+                "speed-up": of_method[GENERATE] / each, "over gamma 0": of_method[BASELINE] / each, "target calls": 4.0,
+                "accepted levels": None, "target tokens": 90.0, "draft tokens": 0.0, "peak MB": 1.0,
+            }
+            for method, each in of_method.items()
+        ]  # fmt: skip
+        save_benchmark(tmp_path, f"batch-{batch}-float32", pd.DataFrame(rows), "made up", "")
+    table = waits(tmp_path, "float32")
+    save_waits(tmp_path, table, "made up", "waits")
+    assert table["batch"].tolist() == [1, 1, 8, 8]
+    assert table["p50 ms"].tolist() == [500, 100, 2000, 400]
+    assert table["p99 ms"].tolist() == [1000, 200, 4000, 800]
+    assert table["requests/s"].tolist() == [2, 10, 4, 20]
+    assert table["over best generate"].tolist() == [0.5, 2.5, 1, 5]
+    assert (tmp_path / "waits.png").stat().st_size > 10_000
+    assert "| gamma 0  | 5 |     8 |" in (tmp_path / "waits.md").read_text()
 
 
 def test_a_stop_list_takes_its_items_out_of_the_ranking_and_nothing_else(prompts):

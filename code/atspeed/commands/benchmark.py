@@ -7,8 +7,9 @@ r"""Time every way to decode: methods x K x batch x precision, after checking th
 
 Methods take turns on every batch of one run. In float32 the lists of all methods that promise it must equal those of
 `generate`, or the run ends; in other precisions equal lists are counted. Writes a CSV, a Markdown page and a plot
-for each batch size and precision, and what the auto drafter chose and why, to a folder of --output_dir that is named by
-the settings and a hash of them all; what is there of the same settings is kept.
+for each batch size and precision, "waits" of all batch sizes (what a person waits, and requests a second), and what the
+auto drafter chose and why, to a folder of --output_dir that is named by the settings and a hash of them all; what is
+there of the same settings is kept.
 """
 
 from functools import partial
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from atspeed.benchmark.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GAMMA, GENERATE, check_fit, make_methods
 from atspeed.benchmark.released_beamsd import ReleasedBeamSD, check_beamsd
-from atspeed.benchmark.report import results_name, save_benchmark, short, timings, verdict
+from atspeed.benchmark.report import results_name, save_benchmark, save_waits, short, timings, verdict, waits
 from atspeed.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype, check_shape
 from atspeed.template import LC_REC
@@ -135,6 +136,8 @@ def main(
             )
             save_benchmark(output, name, table, headline, "\n".join([*said[:1], *notes, *said[1:]]))
             print("\n".join(["", headline, "", to_markdown(table, SHOWN), *said[:1]]))
+        headline = f"{dataset}, {len(prompts)} requests, {dtype}, {models}, {made_on(device)}, seed {seed}"
+        save_waits(output, waits(output, dtype), headline, f"waits-{dtype}")
         if peer:
             peer.close()
     write_facts(output, make_facts(STAGE, made_of, machine=machine_name(device)))
