@@ -47,6 +47,17 @@ def make(drafter=None, seed=0, **settings):
     return SpecGR(verifier, drafter, Prefixes.of(codes), seen, SpecGRSettings(**settings))
 
 
+@pytest.mark.parametrize("threshold", [-4.0, -1e9, 1e9])
+def test_without_adjusting_a_new_item_is_scored_as_one_that_was_seen(threshold):
+    given = {"draft_size": 5, "num_beams": 4, "threshold": threshold}
+    histories = random_histories(N_ITEMS, BATCH)
+    unadjusted = make(**given, adjust_likelihood=False)
+    all_seen = replace(make(**given), seen=torch.ones(N_ITEMS, dtype=torch.bool))
+    found, expected = (one.recommend(histories, 8) for one in (unadjusted, all_seen))
+    torch.testing.assert_close((found.items, found.scores), (expected.items, expected.scores))
+    assert not torch.equal(found.scores, make(**given).recommend(histories, 8).scores)
+
+
 @cache
 def following_in(verifier, history):
     """prefix -> log-probabilities (V,) of what follows, as transformers' decoder has them; filled by `look_up`."""

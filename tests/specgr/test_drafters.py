@@ -32,7 +32,23 @@ def test_the_neighbour_drafter_weighs_the_last_item_most(codes, tiger):
     torch.testing.assert_close(scores[:, 3:6].float(), expected)
     assert scores.topk(20).indices.tolist() == [list(range(0, 60, 3)), list(range(1, 60, 3))]  # equals by their number
     with pytest.raises(ValueError, match="decay"):
-        NeighbourDrafter(vectors, decay=0.0)
+        NeighbourDrafter(vectors, decay=-0.1)
+
+
+def test_neighbours_of_the_last_item_and_of_the_mean_by_hand(codes):
+    """Unit vectors at 0, 90 and 45 degrees, and a new item beside the first; the history is 0 twice, then 1."""
+    vectors = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 3.0], [1.0, 0.1]])
+    encoded = Histories().encode(torch.tensor([[NOTHING, 0, 0, 1]]))
+    last, mean = (NeighbourDrafter(vectors, decay).scores(encoded) for decay in (0.0, 1.0))
+    near = 1 / 1.01**0.5
+    expected = torch.tensor([[0, 1, 0.5**0.5, 0.1 * near]], dtype=torch.float64)
+    torch.testing.assert_close(last, expected, atol=1e-6, rtol=0)
+    expected = torch.tensor([[2, 1, 3 / 2**0.5, 2.1 * near]], dtype=torch.float64) / 5**0.5
+    torch.testing.assert_close(mean, expected, atol=1e-6, rtol=0)
+    padded = CodeNeighbourDrafter(codes, 0.0).scores(Histories().encode(torch.tensor([[NOTHING, NOTHING], [3, 5]])))
+    alone = CodeNeighbourDrafter(codes, 0.8).scores(Histories().encode(torch.tensor([[5]])))
+    assert padded.isfinite().all()
+    torch.testing.assert_close(padded[1:], alone)
 
 
 def test_neighbours_by_code_are_those_of_vectors_in_which_each_level_is_one_hot(codes, tiger):

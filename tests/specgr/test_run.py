@@ -20,6 +20,7 @@ from specgr.data.examples import Examples
 from specgr.decoding.item_drafters import item_embeddings
 from specgr.evaluation.recommenders import make
 from specgr.train import open_bench
+from specgr.training.loss_modules import Stage1Loss
 from specgr.training.stages import STAGES, load_items, load_tiger, train
 from tiny_world import CONFIG, flags
 from tiny_world import run as run_training
@@ -148,6 +149,20 @@ def test_the_scripts_take_the_variables_of_all_scripts_and_a_flag_wins(world, tm
     at = {"CONFIG": str(world / "config.yaml"), "DATA_PATH": str(world / "data"), "NUM_PROCESSES": "1"}
     output, code = script(stage, tmp_path, *more, **at)
     assert (code, message in output) == (2, True), output
+
+
+@pytest.mark.parametrize(
+    ("without", "untaught", "taught"), [("lambda_emb", "projection", "t5.dec"), ("lambda_gen", "t5.dec", "projection")]
+)
+def test_a_loss_of_weight_0_teaches_nothing(world, without, untaught, taught):
+    config, _ = read_arguments(flags(world, "none", f"--stage1.{without}", "0"), run.Flags)
+    bench = open_bench(config, [])
+    objective = Stage1Loss(bench.new_tiger(), bench.codes, bench.data.train, config.stage1)
+    objective(torch.arange(8)).sum().backward()
+    weights = objective.model.named_parameters()
+    moved = [name for name, weight in weights if weight.grad is not None and weight.grad.any()]
+    assert any(name.startswith(taught) for name in moved)
+    assert not any(name.startswith(untaught) for name in moved)
 
 
 def test_every_key_of_the_configuration_is_read():

@@ -7,10 +7,13 @@ from genrec.runtime.errors import UserError
 PLAIN, CONSTRAINED, UNISREC, ENCODER = "TIGER", "TIGER constrained", "UniSRec", "SpecGR++ encoder"
 AUX, PLUS = "SpecGR_Aux", "SpecGR++"
 NEIGHBOURS, SPECGR_NEIGHBOURS = "neighbours", "SpecGR neighbours"  # the drafter that is not trained, and SpecGR with it
+LAST_NEIGHBOURS, MEAN_NEIGHBOURS = "nearest to the last item", "nearest to the mean"  # semantic nearest neighbours
 NEEDS = {
-    PLAIN: ("tiger",), CONSTRAINED: ("tiger",), NEIGHBOURS: (), UNISREC: ("unisrec",), ENCODER: ("stage2",),
+    PLAIN: ("tiger",), CONSTRAINED: ("tiger",), NEIGHBOURS: (), LAST_NEIGHBOURS: (), MEAN_NEIGHBOURS: (),
+    UNISREC: ("unisrec",), ENCODER: ("stage2",),
     SPECGR_NEIGHBOURS: ("tiger",), AUX: ("tiger", "unisrec"), PLUS: ("stage2",),
 }  # fmt: skip
+DECAY = {NEIGHBOURS: 0.8, LAST_NEIGHBOURS: 0.0, MEAN_NEIGHBOURS: 1.0}  # see `NeighbourDrafter`
 SPECULATIVE = (SPECGR_NEIGHBOURS, AUX, PLUS)
 
 

@@ -10,6 +10,7 @@ class SpecGRSettings:
     draft_size: int = 20  # δ, items a round
     threshold: float = -1.8  # γ; -inf accepts all, inf none
     num_beams: int = 50  # β
+    adjust_likelihood: bool = True  # the identification digit of a new item does not count; False: an ablation
 
     def __post_init__(self) -> None:
         for name in ("draft_size", "num_beams"):

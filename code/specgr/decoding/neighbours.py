@@ -15,11 +15,12 @@ BLOCK = 2**16  # items that are scored at a time, so that nothing but codes or v
 
 class NeighbourDrafter:
     """The cosine of an item's vector and the mean of the history's unit vectors, where an item weighs `decay` times the
-    one after it. Any vectors that new items have too will do, such as text embeddings. Of items that are equally near
-    the one with the lower number comes first, whatever else is in the batch."""
+    one after it: 0 is the last item alone, 1 the plain mean. Any vectors that new items have too will do, such as text
+    embeddings. Of items that are equally near the one with the lower number comes first, whatever else is in the
+    batch."""
 
     def __init__(self, vectors: Tensor, decay: float = 0.8):
-        """vectors: (n_items, d). Raises ValueError if a decay is not in (0, 1]."""
+        """vectors: (n_items, d). Raises ValueError if a decay is not in [0, 1]."""
         self.vectors, self.decay = vectors, check_decay(decay)
 
     def scores(self, encoded: EncodedHistories) -> Tensor:
@@ -39,7 +40,7 @@ class CodeNeighbourDrafter:
     """
 
     def __init__(self, codes: Codes, decay: float = 0.8):
-        """Raises ValueError if a decay is not in (0, 1]."""
+        """Raises ValueError if a decay is not in [0, 1]."""
         self.codes, self.sizes, self.decay = codes.codes[:, :-1], codes.sizes[:-1], check_decay(decay)
 
     def scores(self, encoded: EncodedHistories) -> Tensor:
@@ -62,9 +63,9 @@ class CodeNeighbourDrafter:
 
 
 def check_decay(decay: float) -> float:
-    """The decay. Raises ValueError if it is not in (0, 1]."""
-    if not 0 < decay <= 1:
-        raise ValueError(f"decay is the weight of an item beside the one after it, in (0, 1], not {decay}")
+    """The decay. Raises ValueError if it is not in [0, 1]."""
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay is the weight of an item beside the one after it, in [0, 1], not {decay}")
     return decay
 
 

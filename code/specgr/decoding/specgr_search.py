@@ -95,7 +95,7 @@ class SpecGR:
             items, owner, there = self.draft(left, beams, depth)
             following, drafted = read_drafts(reader, tree, beams, owner, self.prefixes.tokens[items][..., depth:])
             semantic = beams.log_probs.gather(1, owner) + drafted[..., :-1].sum(-1)
-            scores = verification_score(semantic, drafted[..., -1], self.seen[items], levels)
+            scores = verification_score(semantic, drafted[..., -1], self._whole(items), levels)
             accepted = there & (scores > self.settings.threshold)
             pool = pool.add(rows, items, scores.masked_fill(~there, -torch.inf), accepted)
             rounds[rows] += 1
@@ -127,12 +127,16 @@ class SpecGR:
         owner = (prefix[..., None] == beams.states[:, None]).int().argmax(-1)
         return best.indices, owner, there
 
+    def _whole(self, items: Tensor) -> Tensor:
+        """Whether all tokens of the items (b, m) count in V, the identification digit too: (b, m) bool."""
+        return self.seen[items] if self.settings.adjust_likelihood else torch.ones_like(items, dtype=torch.bool)
+
     def _fill(self, pool: Pool, rows: Tensor, left: Tensor, beams: Beams, parents: Beams, k: int) -> Pool:
         """The pool with the items that the beams end in, and with the drafter's best of the rest. parents: the beams
         that these were grown from."""
         items = self.prefixes.items[beams.states]
         semantic = parents.log_probs.gather(1, beams.ranks[..., -1])
-        scores = verification_score(semantic, beams.log_probs - semantic, self.seen[items], self.prefixes.levels)
+        scores = verification_score(semantic, beams.log_probs - semantic, self._whole(items), self.prefixes.levels)
         new = (items != NOTHING) & ~left.gather(1, items.clamp(min=0)).isneginf()
         pool = pool.add(rows, items, scores.masked_fill(~new, -torch.inf), torch.zeros_like(new))
         _strike(left, items.clamp(min=0), new)

@@ -3,6 +3,7 @@
 from specgr.configuration.names import (
     AUX,
     CONSTRAINED,
+    DECAY,
     ENCODER,
     NEIGHBOURS,
     PLAIN,
@@ -26,8 +27,8 @@ from specgr.training.stages import MODEL, Workspace, load_items, load_tiger
 def make(bench: Workspace, name: str, settings: SpecGRSettings | None = None) -> ItemRanker:
     """One of NEEDS, on the device. settings: of one that is SPECULATIVE; None: the configuration's."""
     codes = bench.codes
-    if name in (UNISREC, NEIGHBOURS):
-        return Drafted(Histories(), _unisrec(bench) if name == UNISREC else _neighbours(bench))
+    if name == UNISREC or name in DECAY:
+        return Drafted(Histories(), _unisrec(bench) if name == UNISREC else _neighbours(bench, DECAY[name]))
     verifier = TigerVerifier(load_tiger(bench, "stage2" if name in (ENCODER, PLUS) else "tiger"), codes)
     if name in (PLAIN, CONSTRAINED):
         return BeamSearch(verifier, Prefixes.of(codes), constrained=name == CONSTRAINED)
@@ -35,7 +36,7 @@ def make(bench: Workspace, name: str, settings: SpecGRSettings | None = None) ->
     if name == AUX:
         drafter = _unisrec(bench)
     elif name == SPECGR_NEIGHBOURS:
-        drafter = _neighbours(bench)
+        drafter = _neighbours(bench, DECAY[NEIGHBOURS])
     else:
         drafter = EncoderDrafter(verifier.tiger, load_items(bench, "stage2"))
     if name == ENCODER:
@@ -43,9 +44,9 @@ def make(bench: Workspace, name: str, settings: SpecGRSettings | None = None) ->
     return SpecGR(verifier, drafter, Prefixes.of(codes), bench.seen, settings or settings_of(bench.config, name))
 
 
-def _neighbours(bench: Workspace) -> ItemDrafter:
+def _neighbours(bench: Workspace, decay: float) -> ItemDrafter:
     """Of the texts where there are any, else of the identifiers."""
-    return CodeNeighbourDrafter(bench.codes) if bench.texts is None else NeighbourDrafter(bench.texts)
+    return CodeNeighbourDrafter(bench.codes, decay) if bench.texts is None else NeighbourDrafter(bench.texts, decay)
 
 
 def _unisrec(bench: Workspace) -> UniSRecDrafter:
