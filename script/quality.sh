@@ -9,7 +9,7 @@ source "$(dirname "$0")/common.sh"
 DATASET=${DATASET:-toy}
 INDEX=${INDEX:-}   # identifier index; empty: the only one in the folder of the data set
 TARGET_MODEL=${TARGET_MODEL-$OUTPUT_DIR/$DATASET/target}   # empty: none
-BASELINES=${BASELINES:-popularity,co-occurrence,co-occurrence up to date,SASRec}
+BASELINES=${BASELINES:-}                                   # such as popularity,SASRec; empty: all
 SPLIT=${SPLIT:-test}                                       # valid: to choose among targets without a look at test
 BEAM_SIZE=${BEAM_SIZE:-20}                                 # K, the length of the lists
 BATCH_SIZE=${BATCH_SIZE:-32}                               # prompts decoded at once, of one process
@@ -18,5 +18,5 @@ SEED=${SEED:-0}
 
 launch quality \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" \
-    --output_dir "$OUTPUT_DIR/$DATASET/quality" --baselines "$BASELINES" --split "$SPLIT" \
+    --output_dir "$OUTPUT_DIR/$DATASET/quality" ${BASELINES:+--baselines "$BASELINES"} --split "$SPLIT" \
     --beam_size "$BEAM_SIZE" --batch_size "$BATCH_SIZE" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -96,7 +96,7 @@ for over in $ALIGNMENT_OVER; do
     [[ $over == trie || $over == level || $over == vocabulary ]] || fail "ALIGNMENT_OVER=$ALIGNMENT_OVER: choose from trie, level and vocabulary"
     [[ $over == level ]] && widest=level   # the vocabulary would be some 4 MB a prompt; the live target says it
 done
-comparisons= baselines=${BASELINES:-popularity,co-occurrence,co-occurrence up to date,SASRec}
+comparisons= baselines=${BASELINES:-}
 shown=$(mktemp)   # what compare.sh says, which ends with where its tables are
 trap 'rm -f "$shown"' EXIT
 for target_seed in ${TARGET_SEEDS//,/ }; do

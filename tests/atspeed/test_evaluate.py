@@ -217,10 +217,18 @@ def test_recommended_items_have_their_raw_ids_where_the_data_set_has_them(tmp_pa
     record = Record(0, "gamma 0", 2, [[7, 9], [7, 8]], 0.1, 2, None, None, None)
     samples, tokens = [Sample(4, (1,), (2,))], {7: "<a>", 8: "<b>", 9: "<c>"}
     items_of = {("<a>", "<c>"): [0, 2], ("<a>", "<b>"): [1]}
-    assert json.loads(recommendations([record], samples, items_of, tokens)) == {"user": 4, "items": [0, 2, 1]}
+    without = {"user": 4, "items": [0, 2, 1], "scores": None}
+    assert json.loads(recommendations([record], samples, items_of, tokens)) == without
     assert RawNames.of(tmp_path) is None
     pd.DataFrame({"user": range(5), "raw_id": list("vwxyz")}).to_parquet(tmp_path / "users.parquet")
     pd.DataFrame({"item": range(3), "raw_id": ["B1", "B2", "B3"]}).to_parquet(tmp_path / "items.parquet")
-    assert json.loads(recommendations([record], samples, items_of, tokens, RawNames.of(tmp_path))) == {
-        "user": 4, "items": [0, 2, 1], "raw_user": "z", "raw_items": ["B1", "B3", "B2"],
+    assert json.loads(recommendations([record], samples, items_of, tokens, RawNames.of(tmp_path))) == without | {
+        "raw_user": "z", "raw_items": ["B1", "B3", "B2"],
     }  # fmt: skip
+
+
+def test_items_that_share_an_identifier_share_its_score():
+    record = Record(0, "gamma 0", 2, [[7, 9], [7, 8]], 0.1, 2, None, None, None, scores=[-1.234567, -2.5])
+    items_of = {("<a>", "<c>"): [0, 2], ("<a>", "<b>"): [1]}
+    line = json.loads(recommendations([record], [Sample(4, (1,), (2,))], items_of, {7: "<a>", 8: "<b>", 9: "<c>"}))
+    assert line == {"user": 4, "items": [0, 2, 1], "scores": [-1.2346, -1.2346, -2.5]}

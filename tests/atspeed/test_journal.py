@@ -1,5 +1,7 @@
 """What stage 4 has measured, and what becomes of it on a disk that lost some."""
 
+import json
+
 import pytest
 
 from atspeed.benchmark.journal import Journal
@@ -36,3 +38,9 @@ def test_a_damaged_line_is_named(journal, damage):
         journal.read()
     journal.path.write_bytes(first + second)
     assert len(journal.read()) == 4
+
+
+def test_what_an_older_version_has_measured_has_no_scores(journal):
+    older = [{name: value for name, value in vars(record).items() if name != "scores"} for record in BATCHES[0]]
+    journal.path.write_text(json.dumps(older) + "\n")
+    assert journal.read()[0].scores is None

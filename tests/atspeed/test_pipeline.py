@@ -76,7 +76,9 @@ def test_the_pipeline_ends_with_a_checked_table(world):
     for line in lines:
         assert len(line["items"]) >= 5
         assert known.issuperset(line["items"])
-        assert len(set(line["items"])) == len(line["items"])
+        assert len(set(line["items"])) == len(line["items"]) == len(line["scores"])
+        assert line["scores"][0] < 0
+        assert line["scores"] == sorted(line["scores"], reverse=True)
     for stage in STAGES:
         blank, header, shown = (folder / "log" / f"{stage}.log").read_text().split("\n", 2)
         start = rf"== \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \S+/python\S* -m atspeed {STAGE_COMMANDS.get(stage, stage)} "

@@ -1,6 +1,6 @@
 """Recommendation quality: the target and simple baselines under one evaluation."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,15 @@ from atspeed.template import LC_REC, PromptTemplate
 from beamsd import Prefix, Trie, beam_search
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Dataset, Sample
-from genrec.evaluation.baselines import POPULARITY, SASREC, UP_TO_DATE, Baseline, CoOccurrence, Popularity
+from genrec.evaluation.baselines import (
+    CO_OCCURRENCE,
+    POPULARITY,
+    SASREC,
+    UP_TO_DATE,
+    Baseline,
+    CoOccurrence,
+    Popularity,
+)
 from genrec.evaluation.metrics import METRICS, quality
 from genrec.evaluation.sasrec import train_sasrec
 from genrec.reports.tables import pyplot, to_markdown, write_csv
@@ -80,12 +88,15 @@ def make_baseline(
     """A baseline by its name, to be judged on `split`. It learns from the training split, as the target does; what is
     up to date also counts what the histories of `split` end with."""
     train, valid, items = data.splits.train, data.splits.valid, data.catalogue.identifiers
-    if name == SASREC:
-        judges = data.samples("valid", max_history=max_history)
-        return train_sasrec(train, judges, items, max_history=max_history, seed=seed, device=device)
-    if name == UP_TO_DATE and split == "test":
-        train = {user: items + valid.get(user, []) for user, items in train.items()}
-    return Popularity(train, items) if name == POPULARITY else CoOccurrence(train, items)
+    judges = data.samples("valid", max_history=max_history)
+    known = {user: items + valid.get(user, []) for user, items in train.items()} if split == "test" else train
+    make: dict[str, Callable[[], Baseline]] = {
+        POPULARITY: lambda: Popularity(train, items),
+        CO_OCCURRENCE: lambda: CoOccurrence(train, items),
+        UP_TO_DATE: lambda: CoOccurrence(known, items),
+        SASREC: lambda: train_sasrec(train, judges, items, max_history=max_history, seed=seed, device=device),
+    }
+    return make[name]()
 
 
 def judge(lists: dict[str, list[list[int]]], samples: Sequence[Sample], cutoffs: Sequence[int]) -> pd.DataFrame:

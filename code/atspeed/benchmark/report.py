@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CUTOFFS = (1, 5, 10, 20)
 PAPER = {1: 2.33, 3: 1.97, 5: 1.84, 10: 1.87, 20: 1.82}  # AtSpeed-S, strict, Beauty: read off its figure
+SCORE_DIGITS = 4  # after the point: what float32 is sure of
 PARTS = ("draft", "target", "verify")
 SHORT = ("method", "K", "ms", "speed-up", "over gamma 0", "target calls", "accepted levels", "Recall@K", "NDCG@K")
 
@@ -91,16 +92,30 @@ def recommendations(
     records: Sequence[Record], samples: Sequence[Sample], items_of: dict[Identifier, list[int]], tokens: dict[int, str],
     names: RawNames | None = None,
 ) -> str:  # fmt: skip
-    """One JSON line a record, in the order of the samples: the user, and the items, best first; with names, their raw
-    ids too."""
+    """One JSON line a record, in the order of the samples: the user, the items, best first, and the log-probabilities
+    of their identifiers, null in a record without; with names, raw ids too."""
     lines = []
     for record in sorted(records, key=lambda record: record.request):
         user, items = samples[record.request].user, items_of_beams(record.sequences, items_of, tokens)
-        line: dict[str, object] = {"user": user, "items": items}
+        line: dict[str, object] = {"user": user, "items": items, "scores": scores_of_items(record, items_of, tokens)}
         if names is not None:
             line |= {"raw_user": names.users.get(user), "raw_items": [names.items.get(item) for item in items]}
         lines.append(json.dumps(line))
     return "\n".join(lines) + "\n"
+
+
+def scores_of_items(
+    record: Record, items_of: dict[Identifier, list[int]], tokens: dict[int, str]
+) -> list[float] | None:
+    """The score of each item of `items_of_beams`; items that share an identifier share its score. None without scores,
+    as in a run that an older version has begun."""
+    if record.scores is None:
+        return None
+    return [
+        round(score, SCORE_DIGITS)
+        for sequence, score in zip(record.sequences, record.scores, strict=True)
+        for _ in items_of_beams([sequence], items_of, tokens)
+    ]
 
 
 def verdict(records: Sequence[Record], exact: bool) -> str:

@@ -42,6 +42,7 @@ class Record:
     settled: bool = True  # False where they differ, and float64 could not be asked for want of memory
     draw: int = 0  # which of the draws of a method that draws at random
     rounds: list[int] = field(default_factory=list)  # levels accepted, round by round
+    scores: list[float] | None = None  # cumulative log-probabilities of the sequences; None where nobody gives them
 
 
 class MethodBenchmark:
@@ -142,6 +143,7 @@ class MethodBenchmark:
                     accepted=sum(rounds) / len(rounds) if rounds else None, target_tokens=lists.target_tokens,
                     draft_tokens=lists.draft_tokens, parts={part: value / size for part, value in parts.items()},
                     tie=tie, settled=settled, draw=draw, rounds=rounds if lists.seconds is None else [],
+                    scores=None if lists.scores is None else lists.scores[row, : lists.found[row]].tolist(),
                 )  # fmt: skip
 
     def _decode(

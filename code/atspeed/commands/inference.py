@@ -7,9 +7,10 @@ r"""Stage 4: speculative beam search against gamma 0 and against transformers' `
 Without a draft, gamma 0 (tree attention alone) is compared with `generate`. --stop_list FILE: items, one number a line
 as in the identifier index, that stand in no list; histories may hold them, and as labels they count as missed.
 Items that joined the index after training (`build_index.sh --extend`) are recommended like any other.
-Writes results.csv, results.md, results.png and the recommended items of every user, recommendations.jsonl, into a
-folder of --output_dir that is named by K, draft width, gamma, batch, precision, split and users. Results of other
-settings stay; the same settings are not measured twice, and a run that was interrupted goes on where it was.
+Writes results.csv, results.md, results.png and the list of every user, recommendations.jsonl (user, items, scores: the
+log-probabilities of their identifiers; raw_user and raw_items where the data set has raw ids), into a folder of
+--output_dir that is named by K, draft width, gamma, batch, precision, split and users. Results of other settings stay;
+the same settings are not measured twice, and a run that was interrupted goes on where it was.
 """
 
 from functools import partial

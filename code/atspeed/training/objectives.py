@@ -35,7 +35,19 @@ class Objective:
         return self.default_prefix is not None and self.align is None
 
 
-MODEL_CLASSES = ("SFTModel", "WordKDModel", "TVDKDModel", "SeqKDModel", "AtSpeedSModel", "AtSpeedRModel")
+def objectives(top_k: int = 20, density: bool = True) -> dict[str, Objective]:
+    """Every class by name. top_k, density: of AtSpeed-S's loss."""
+    return {
+        "SFTModel": Objective(None),
+        "WordKDModel": Objective(kl, ITEM, VOCABULARY, False),
+        "TVDKDModel": Objective(tvd, ITEM, VOCABULARY, False),
+        "SeqKDModel": Objective(None, TEACHER),
+        "AtSpeedSModel": Objective(lambda q, p: topk_alignment(q, p, top_k, density), TEACHER),
+        "AtSpeedRModel": Objective(tvd, TEACHER),
+    }
+
+
+MODEL_CLASSES = tuple(objectives())
 
 
 def make_objective(
@@ -49,17 +61,12 @@ def make_objective(
 
     Raises UserError for a class that does not exist, and for settings that contradict it or one another.
     """
-    objectives = {
-        "SFTModel": Objective(None),
-        "WordKDModel": Objective(kl, ITEM, VOCABULARY, False),
-        "TVDKDModel": Objective(tvd, ITEM, VOCABULARY, False),
-        "SeqKDModel": Objective(None, TEACHER),
-        "AtSpeedSModel": Objective(lambda q, p: topk_alignment(q, p, top_k, density), TEACHER),
-        "AtSpeedRModel": Objective(tvd, TEACHER),
-    }
-    if model_class not in objectives:
+    if model_class not in MODEL_CLASSES:
         raise UserError(f"--model_class {model_class}: choose from {', '.join(MODEL_CLASSES)}")
-    objective, asked = objectives[model_class], (alignment_over, constrained_softmax, constrained_alignment)
+    objective, asked = (
+        objectives(top_k, density)[model_class],
+        (alignment_over, constrained_softmax, constrained_alignment),
+    )
     if objective.align is None and any(each is not None for each in asked):
         raise UserError(
             f"--model_class {model_class} compares no distributions; leave out --alignment_over, "

@@ -13,7 +13,7 @@ from torch import Tensor
 from beamsd.models.reader import TreeOutput, TreeReader
 from beamsd.search.beams import Beams, Level, Scoring
 from beamsd.search.constraints import Constraint, TrieConstraint
-from beamsd.search.plan import SearchPlan
+from beamsd.search.plan import TRIE_DRAFTERS, SearchPlan
 from beamsd.tree import Tree
 
 
@@ -172,7 +172,7 @@ class HybridDrafter(NoDrafter):
 def make_drafter(plan: SearchPlan, read: Callable[[], TreeReader], static: bool) -> Drafter:
     """The drafter of a plan. read: makes a reader of the draft model. static: no shape may depend on the draft."""
     legal = plan.legal.for_draft(plan.ending.eos, plan.constrained_softmax)
-    if plan.kind in ("trie", "hybrid"):
+    if plan.kind in TRIE_DRAFTERS:
         assert isinstance(legal, TrieConstraint)
         below = TrieDrafter(legal, plan.nodes)
         if plan.kind == "trie":

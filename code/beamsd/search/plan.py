@@ -11,6 +11,8 @@ from beamsd.search.beams import Beams, Level, Scoring
 from beamsd.search.constraints import Constraint, TrieConstraint
 from beamsd.search.finished import Ending
 
+TRIE_DRAFTERS = ("trie", "hybrid")  # which take a trie, and draft so many `nodes` a round at most
+
 
 class Verification(Protocol):
     def pick(self, beams: Beams, options: Any, level: Level | None, width: int) -> Beams:
@@ -59,7 +61,7 @@ class SearchPlan:
     def most_nodes(self) -> int:
         """How many nodes a round adds at most."""
         drafted = sum(width or 0 for width in self.widths)
-        if self.kind in ("trie", "hybrid"):
+        if self.kind in TRIE_DRAFTERS:
             assert isinstance(self.legal, TrieConstraint)
             drafted = max(drafted + self.nodes, self.legal.trie.fanout)
         return drafted + self.width

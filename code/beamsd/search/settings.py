@@ -13,7 +13,7 @@ from beamsd.models.support import check_length, check_model, check_rotation
 from beamsd.search.beams import Scoring
 from beamsd.search.constraints import Constraint, TrieConstraint, VocabularyConstraint, constrained
 from beamsd.search.finished import Ending
-from beamsd.search.plan import SearchPlan, Verification
+from beamsd.search.plan import TRIE_DRAFTERS, SearchPlan, Verification
 from beamsd.search.scoring import Sampled, StochasticBeams, Trace, likelihood
 from beamsd.search.verification import Coupled, Relaxed, Strict
 from beamsd.trie import Trie, check_trie
@@ -21,7 +21,7 @@ from beamsd.trie import Trie, check_trie
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
-DRAFTERS = ("model", "trie", "hybrid", "none")
+DRAFTERS = ("model", *TRIE_DRAFTERS, "none")
 VERIFICATIONS = ("strict", "relaxed", "coupled", "sample")
 
 
@@ -114,7 +114,7 @@ class Settings:
     @property
     def drafts(self) -> bool:
         """Whether anything is drafted at all."""
-        return self.uses_model or self.drafter == "trie"
+        return self.uses_model or self.drafter in TRIE_DRAFTERS
 
     def _widths(self) -> tuple[int | None, ...]:
         """Draft widths, one for each level that the draft model ranks; None is as many as there are."""
@@ -133,7 +133,7 @@ class Settings:
         if self.drafter not in DRAFTERS:
             raise ValueError(f"drafter must be one of {', '.join(DRAFTERS)}, not {self.drafter!r}")
         on_trie = self.trie is not None and not self.logits_processor and self.verification != "relaxed"
-        if self.drafter in ("trie", "hybrid") and not on_trie:
+        if self.drafter in TRIE_DRAFTERS and not on_trie:
             raise ValueError(
                 f"drafter={self.drafter!r} takes a trie, no logits processors, and another verification than 'relaxed'"
             )
