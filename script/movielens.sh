@@ -19,7 +19,7 @@ ABLATIONS=${ABLATIONS:-false}                # true: what the pretrained weights
 DRAFT_LAYERS=${DRAFT_LAYERS:-0,1,29}         # of the target, that one of the drafts begins as
 SEED=${SEED:-0}
 case $PRESET in
-    home) people=() requests=(--requests 16) epochs=${EPOCHS:-2} drafts=${DRAFT_EPOCHS:-3} widths=${RUN_BEAM_SIZES:-1,5,10,20,50} batches=${BATCH_SIZES:-1,4,16,64} ;;
+    home) people=() requests=(--requests 16) epochs=${EPOCHS:-6} drafts=${DRAFT_EPOCHS:-3} widths=${RUN_BEAM_SIZES:-1,5,10,20,50} batches=${BATCH_SIZES:-1,4,16,64} ;;
     miniature) people=(--max_users 10) requests=(--requests 2 --warmup 0) epochs=1 drafts=1 widths=1,5 batches=1 ;;
     *) fail "PRESET=$PRESET: choose home or miniature" ;;
 esac
