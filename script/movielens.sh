@@ -5,7 +5,7 @@
 #   bash script/movielens.sh        # model and encoder come from the hub, ratings from GroupLens (their terms apply)
 #   MODEL=/path/to/SmolLM2-135M ENCODER=/path/to/all-MiniLM-L6-v2 INPUT=/path/to/u.data ITEMS=/path/to/u.item bash script/movielens.sh
 #   ABLATIONS=true bash script/movielens.sh                     # also: random weights, and random identifiers
-#   PRESET=miniature MODEL=… bash script/movielens.sh           # ten people, one step a stage: does it run?
+#   PRESET=miniature MODEL=… bash script/movielens.sh           # ten prompts, a step or two a stage: does it run?
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 

@@ -138,7 +138,7 @@ def clone(tmp_path_factory):
     link_environment(folder)
     shutil.rmtree(folder / "data/toy")
     for name in ("toy", "beauty"):
-        shell(folder, f".venv/bin/atspeed make-toy --output data/{name} --n_items 300 --n_users 150")
+        shell(folder, f".venv/bin/atspeed make-toy --output data/{name} --n_items 300 --n_users 600")
     for name, layers in (("target", 2), ("draft", 1)):
         shell(folder, f".venv/bin/atspeed init-model --output model/{name} --shape micro --layers {layers}")
     save_encoder(folder / "model/encoder")

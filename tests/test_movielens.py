@@ -78,13 +78,16 @@ def real(folder):
 def test_from_ratings_to_lists_in_words_and_times(world, tmp_path):
     variables = {name: str(value) for name, value in world(tmp_path).items()}
     unset = dict.fromkeys(("TARGET_BASE", "DRAFT_BASE", "BATCH_SIZE", "EPOCHS", "RUN_BEAM_SIZES", "DATASET"))
-    whole = environment(tmp_path, PRESET="miniature", SPLIT="leave_one_out", **variables)
+    whole = environment(tmp_path, PRESET="miniature", SPLIT="leave_one_out", ABLATIONS="true", **variables)
     whole = {name: value for name, value in whole.items() if name not in unset}
     command = ["bash", ROOT / "script" / "movielens.sh"]
     done = subprocess.run(command, env=whole, text=True, capture_output=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     made = tmp_path / "output" / "miniature" / "ml-100k-leave_one_out"
-    assert "chosen next" in done.stdout
+    shown = done.stdout.partition("== 6/7")[2].partition("== 7/7")[0]
+    assert shown.count("\nuser ") == 3
+    assert "chosen next" in shown
+    assert world is real or "Lé (1995)" in shown
     for draft, layers in (("layers", 2 if world is made_up else 3), ("small", 2)):
         model = AutoModelForCausalLM.from_pretrained(made / f"draft-{draft}")
         assert model.config.num_hidden_layers == layers
@@ -95,5 +98,8 @@ def test_from_ratings_to_lists_in_words_and_times(world, tmp_path):
     assert len(tables) == 2
     for table in tables:
         assert set(table["method"]) == {"generate", "gamma 0", "speculative", "trie", "hybrid", "auto"}
+    for ablation, full in (("random-weights", True), ("random-identifiers", False)):
+        facts = read_facts(made.parent / ablation / made.name / "target", "finetune_llama", "")
+        assert facts["arguments"]["full"] == full
     again = subprocess.run(command, env=whole, text=True, capture_output=True, timeout=600, check=False)
     assert again.stdout.count("done already") >= 8, again.stdout[-3000:]

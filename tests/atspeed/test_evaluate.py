@@ -16,12 +16,11 @@ from atspeed.benchmark.report import (
     recommendations,
     save_benchmark,
     save_report,
-    save_waits,
     summarise,
     verdict,
-    waits,
 )
 from atspeed.benchmark.runner import MethodBenchmark, Record, in_float64
+from atspeed.benchmark.waits import save_waits, waits
 from conftest import VOCABULARY, random_items, tiny_llama
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Sample

@@ -88,13 +88,19 @@ def make_baseline(
     """A baseline by its name, to be judged on `split`. It learns from the training split, as the target does; what is
     up to date also counts what the histories of `split` end with."""
     train, valid, items = data.splits.train, data.splits.valid, data.catalogue.identifiers
-    judges = data.samples("valid", max_history=max_history)
-    known = {user: items + valid.get(user, []) for user, items in train.items()} if split == "test" else train
+    known = {user: seen + valid.get(user, []) for user, seen in train.items()} if split == "test" else train
     make: dict[str, Callable[[], Baseline]] = {
         POPULARITY: lambda: Popularity(train, items),
         CO_OCCURRENCE: lambda: CoOccurrence(train, items),
         UP_TO_DATE: lambda: CoOccurrence(known, items),
-        SASREC: lambda: train_sasrec(train, judges, items, max_history=max_history, seed=seed, device=device),
+        SASREC: lambda: train_sasrec(
+            train,
+            data.samples("valid", max_history=max_history),
+            items,
+            max_history=max_history,
+            seed=seed,
+            device=device,
+        ),
     }
     return make[name]()
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from atspeed.checkpoints.loading import load_model, load_model_config, load_tokenizer, vocabulary_size, write_tokenizer
 from atspeed.checkpoints.shapes import Shape
@@ -16,40 +23,30 @@ from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path
 
 
-def init_model(path: Path, shape: Shape, seed: int, like: str | None = None) -> int:
-    """Write a randomly initialised LLaMA and its tokenizer as a checkpoint folder; returns the number of weights.
-
-    like: the model whose tokenizer it gets, and whose number of tokens; None is a small tokenizer of its own.
-    """
+def init_model(path: Path, shape: Shape, seed: int) -> int:
+    """Write a random LLaMA of a shape, with a small tokenizer of its own; returns the number of weights."""
     with atomic_path(path) as partial:
         partial.mkdir(parents=True)
-        if like is None:
-            write_tokenizer(partial)
-        else:
-            load_tokenizer(like).save_pretrained(partial)
+        write_tokenizer(partial)
         tokenizer = AutoTokenizer.from_pretrained(partial)
-        size = vocabulary_size(like) if like else shape.vocab_size or len(tokenizer)
-        config = LlamaConfig(
-            **{**vars(shape), "vocab_size": size},
-            max_position_embeddings=2048,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        model = _random(config, seed)
+        model = _random(_llama(shape, tokenizer, shape.vocab_size or len(tokenizer)), seed)
         model.save_pretrained(partial)
-        write_facts(partial, make_facts("init_model", {"seed": seed, "like": like, **vars(shape)}))
+        write_facts(partial, make_facts("init_model", {"seed": seed, **vars(shape)}))
     return model.num_parameters()
 
 
-def init_like(path: Path, like: str, layers: int | None, seed: int) -> int:
-    """Write a random model of the architecture, and with the tokenizer, of the one at `like`; returns its weights.
+def init_like(path: Path, like: str, shape: Shape | None, layers: int | None, seed: int) -> int:
+    """Write a random model with the tokenizer of the one at `like`, and its number of tokens; returns the number of
+    weights.
 
-    layers: its depth; None for as many as that has.
+    shape: of a LLaMA; None for the architecture of `like`. layers: its depth; None for that of the shape, or of `like`.
     """
     config = load_model_config(like)
+    if shape:
+        config = _llama(shape, load_tokenizer(like), vocabulary_size(like))
     if layers:
         config = _with_layers(config, [number % _depth(config) for number in range(layers)])
-    return _save(path, _random(config, seed), like, {"seed": seed, "layers": layers})
+    return _save(path, _random(config, seed), like, {"seed": seed, "layers": layers, **(vars(shape) if shape else {})})
 
 
 def init_from_layers(path: Path, like: str, keep: Sequence[int]) -> int:
@@ -84,6 +81,14 @@ def only_layers(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
     small = AutoModelForCausalLM.from_config(_with_layers(model.config, keep), dtype=model.dtype)
     small.load_state_dict(weights)
     return small.eval()
+
+
+def _llama(shape: Shape, tokenizer: PreTrainedTokenizerBase, size: int) -> LlamaConfig:
+    """size: the number of tokens."""
+    return LlamaConfig(
+        **{**vars(shape), "vocab_size": size}, max_position_embeddings=2048, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
 
 
 def _depth(config: PreTrainedConfig) -> int:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from atspeed.checkpoints.shapes import LORA_MODULES
 from genrec.runtime.errors import UserError
-
-LORA_MODULES = ("q_proj", "v_proj")  # AtSpeed's, of LLaMA
 
 
 def add_lora(

@@ -27,6 +27,7 @@ SHAPES = {
     "tinyllama-1.1b": Shape(2048, 5632, 22, 32, 4, 32000),
     "llama-7b": Shape(4096, 11008, 32, 32, 32, 32000),
 }
+LORA_MODULES = ("q_proj", "v_proj")  # linear layers that LoRA adapts, by name: AtSpeed's, of LLaMA
 
 
 def check_dtype(dtype: str) -> str:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from atspeed.benchmark.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GAMMA, GENERATE, check_fit, make_methods
 from atspeed.benchmark.released_beamsd import ReleasedBeamSD, check_beamsd
-from atspeed.benchmark.report import results_name, save_benchmark, save_waits, short, timings, verdict, waits
+from atspeed.benchmark.report import results_name, save_benchmark, short, timings, verdict
+from atspeed.benchmark.waits import save_waits, waits
 from atspeed.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from atspeed.checkpoints.shapes import check_dtype, check_shape
 from atspeed.template import LC_REC

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atspeed.checkpoints.checkpoint import DataSetting, save_checkpoint, whole_weights
 from atspeed.checkpoints.model_files import check_model_path
-from atspeed.checkpoints.shapes import check_dtype
+from atspeed.checkpoints.shapes import LORA_MODULES, check_dtype
 from atspeed.template import LC_REC, PromptTemplate
 from atspeed.training.objectives import make_objective
 from atspeed.training.precision import check_mixed_precision, check_precision, check_quantised
@@ -34,7 +34,7 @@ def main(
     lora_r: int = 8,
     lora_alpha: int = 16,
     lora_dropout: float = 0.05,
-    lora_modules: tuple[str, ...] = ("q_proj", "v_proj"),
+    lora_modules: tuple[str, ...] = LORA_MODULES,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
     dtype: str = "float32",

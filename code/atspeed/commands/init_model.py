@@ -40,17 +40,13 @@ def main(
 
     from atspeed.checkpoints.base_models import init_from_layers, init_like, init_model
 
+    said, how = f"{shape or 'tiny'}, {layers or chosen.num_hidden_layers} layers", f", random (seed {seed})"
     if like and keep_layers is not None:
         weights = init_from_layers(path, like, keep_layers)
-        what = f"layers {','.join(map(str, keep_layers))} of {like}, {weights / 1e6:.1f} M weights"
-    elif like and not shape:
-        weights = init_like(path, like, layers, seed)
-        what = f"as {like}{f', {layers} layers' if layers else ''}, {weights / 1e6:.1f} M weights, random (seed {seed})"
+        said, how = f"layers {','.join(map(str, keep_layers))} of {like}", ""
+    elif like:
+        weights = init_like(path, like, chosen if shape else None, layers, seed)
+        said = said if shape else f"as {like}"
     else:
-        if layers:
-            chosen = replace(chosen, num_hidden_layers=layers)
-        weights = init_model(path, chosen, seed, like)
-        what = (
-            f"{shape or 'tiny'}, {chosen.num_hidden_layers} layers, {weights / 1e6:.1f} M weights, random (seed {seed})"
-        )
-    print(f"{output}: {what}")
+        weights = init_model(path, replace(chosen, num_hidden_layers=layers or chosen.num_hidden_layers), seed)
+    print(f"{output}: {said}, {weights / 1e6:.1f} M weights{how}")

@@ -63,10 +63,8 @@ def make_objective(
     """
     if model_class not in MODEL_CLASSES:
         raise UserError(f"--model_class {model_class}: choose from {', '.join(MODEL_CLASSES)}")
-    objective, asked = (
-        objectives(top_k, density)[model_class],
-        (alignment_over, constrained_softmax, constrained_alignment),
-    )
+    objective = objectives(top_k, density)[model_class]
+    asked = (alignment_over, constrained_softmax, constrained_alignment)
     if objective.align is None and any(each is not None for each in asked):
         raise UserError(
             f"--model_class {model_class} compares no distributions; leave out --alignment_over, "
