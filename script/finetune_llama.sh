@@ -13,6 +13,7 @@ LORA_R=${LORA_R:-8}
 LORA_ALPHA=${LORA_ALPHA:-16}
 LORA_DROPOUT=${LORA_DROPOUT:-0.05}
 LORA_MODULES=${LORA_MODULES:-q_proj,v_proj}  # linear layers that LoRA adapts
+ITEM_ROWS=${ITEM_ROWS:-random}               # level: the item tokens' rows begin as a letter for their level, plus noise
 EPOCHS=${EPOCHS:-20}
 PATIENCE=${PATIENCE:-5}
 BATCH_SIZE=${BATCH_SIZE:-256}                # over all processes
@@ -37,6 +38,7 @@ launch finetune \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --base_model "$TARGET_BASE" \
     --output_dir "$OUTPUT_DIR/$DATASET/target" --full "$FULL" \
     --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT" --lora_modules "$LORA_MODULES" \
+    --item_rows "$ITEM_ROWS" \
     --epochs "$EPOCHS" --patience "$PATIENCE" --batch_size "$BATCH_SIZE" --micro_batch_size "$MICRO_BATCH_SIZE" \
     --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" --subseq "$SUBSEQ" --history_loss "$HISTORY_LOSS" \
     --prompt_template "$PROMPT_TEMPLATE" --item_separator "$ITEM_SEPARATOR" --chat_template "$CHAT_TEMPLATE" \

@@ -44,6 +44,7 @@ REFUSED = {  # program and flags -> what the line says
     f"{TRAIN} --model_class SFTModel --epochs ten": "--epochs takes int, not 'ten'",
     f"{TRAIN} --model_class SFTModel": "no: not there, or not finished",
     f"{FINETUNE} --dtype bf16": "--dtype bf16: choose from",
+    f"{FINETUNE} --item_rows letters": "--item_rows letters: choose from random, level",
     f"{FINETUNE} --mixed_precision fp8": "--mixed_precision fp8: choose from",
     f"{FINETUNE} --epochs 0": "--epochs 0: must be at least 1",
     f"{FINETUNE} --batch_size 5 --micro_batch_size 2": "--batch_size 5 is not a multiple of 2",

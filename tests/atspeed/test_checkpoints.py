@@ -16,6 +16,7 @@ import atspeed.checkpoints.loading
 from atspeed.checkpoints.checkpoint import DataSetting, open_checkpoint, save_checkpoint
 from atspeed.checkpoints.loading import (
     add_item_tokens,
+    begin_rows_by_level,
     check_positions,
     load_model,
     load_model_config,
@@ -334,6 +335,29 @@ def test_a_model_that_also_sees_is_taught_and_adapted_where_it_reads(data, whole
     assert vocabulary_size(path) == len(tokenizer) > ARCHITECTURES["gemma"]["vocab_size"]
     with torch.no_grad():
         torch.testing.assert_close(load_model(path)(ids).logits, trained.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_item_tokens_begin_near_the_letter_of_their_level_and_no_other_row_changes(data, tied):
+    model, tokenizer = random_model("tiny", data.catalogue, "float32", 0)
+    if tied:
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    before = [module.weight.detach().clone() for module in modules]
+    begin_rows_by_level(model, tokenizer, data.catalogue, seed=1)
+    tokens = data.catalogue.tokens  # <a_0> … of the first level, <b_0> … of the second
+    items = tokenizer.convert_tokens_to_ids(tokens)
+    letters = [tokenizer(f" {token[1]}", add_special_tokens=False)["input_ids"][-1] for token in tokens]
+    assert len({*letters}) == data.catalogue.levels
+    for module, was in zip(modules, before, strict=True):
+        rows = module.weight.detach()
+        distances = torch.cdist(rows[items], was)
+        torch.testing.assert_close(distances.argmin(1), torch.tensor(letters))
+        assert len(rows[items].unique(dim=0)) == len(items)
+        others = torch.ones(len(rows), dtype=torch.bool).index_fill(0, torch.tensor(items), False)
+        assert torch.equal(rows[others], was[others])
+    assert (modules[0].weight is modules[1].weight) == tied
 
 
 @pytest.mark.parametrize(

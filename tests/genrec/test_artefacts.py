@@ -85,6 +85,16 @@ def test_a_run_that_left_nothing_but_its_arguments_is_in_nobodys_way(tmp_path):
         is_done(output, work, "train", ARGUMENTS)
 
 
+def test_a_folder_that_is_older_than_a_flag_was_made_as_all_were_then(tmp_path):
+    finished(tmp_path / "target")
+    done = [tmp_path / "target", tmp_path / "work", "stage"]
+    assert is_done(*done, ARGUMENTS | {"item_rows": "random", "lora_modules": ("q_proj", "v_proj")})
+    with pytest.raises(UserError, match="was made with --item_rows random, not level; choose another OUTPUT_DIR"):
+        is_done(*done, ARGUMENTS | {"item_rows": "level"})
+    with pytest.raises(UserError, match="was made with --alpha None, not 2"):
+        is_done(*done, ARGUMENTS | {"alpha": 2})
+
+
 def test_a_folder_of_a_model_that_is_not_ours_is_not_said_to_be_absent(tmp_path):
     with pytest.raises(UserError, match=r"has no facts\.json, so no stage of ours has finished it; it is written by"):
         read_facts(tmp_path, "train", "train")

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from string import ascii_lowercase
 from tempfile import TemporaryDirectory
 
 import torch
@@ -151,6 +152,26 @@ def add_item_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return tokenizer.convert_tokens_to_ids(catalogue.tokens)
+
+
+def begin_rows_by_level(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue, seed: int
+) -> None:
+    """Have the rows of the item tokens begin as the row of a letter for their level, plus noise of half its size.
+
+    A language model then reads a history as it reads "a b c d a b c d": it knows from its first step on, as in-context
+    copying shows it, which level comes next, and has the tokens of a level to tell apart.
+    """
+    item_tokens = tokenizer.convert_tokens_to_ids(catalogue.tokens)
+    level_of = {token: level for item in catalogue.identifiers.values() for level, token in enumerate(item)}
+    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1] for letter in ascii_lowercase]
+    begin = [letters[level_of[token] % len(letters)] for token in catalogue.tokens]
+    generator = torch.Generator().manual_seed(seed)
+    weights = [module.weight for module in (model.get_input_embeddings(), model.get_output_embeddings())]
+    for weight in weights[:1] if weights[0] is weights[1] else weights:
+        rows = weight.data[begin]
+        noise = torch.randn(rows.shape, generator=generator) * (rows.float().std() / 2).cpu()
+        weight.data[item_tokens] = rows + noise.to(rows)
 
 
 def check_same_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase, catalogue: Catalogue) -> None:

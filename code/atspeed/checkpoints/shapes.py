@@ -1,4 +1,4 @@
-"""Model shapes and number formats by name."""
+"""Model shapes, number formats and other choices by name."""
 
 from dataclasses import dataclass
 
@@ -28,6 +28,14 @@ SHAPES = {
     "llama-7b": Shape(4096, 11008, 32, 32, 32, 32000),
 }
 LORA_MODULES = ("q_proj", "v_proj")  # linear layers that LoRA adapts, by name: AtSpeed's, of LLaMA
+
+RANDOM, BY_LEVEL = "random", "level"  # how the rows of new item tokens begin; see `begin_rows_by_level`
+
+
+def check_item_rows(how: str) -> None:
+    """Raises UserError for a way that does not exist."""
+    if how not in (RANDOM, BY_LEVEL):
+        raise UserError(f"--item_rows {how}: choose from {RANDOM}, {BY_LEVEL}")
 
 
 def check_dtype(dtype: str) -> str:

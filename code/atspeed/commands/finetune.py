@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atspeed.checkpoints.checkpoint import DataSetting, save_checkpoint, whole_weights
 from atspeed.checkpoints.model_files import check_model_path
-from atspeed.checkpoints.shapes import LORA_MODULES, check_dtype
+from atspeed.checkpoints.shapes import BY_LEVEL, LORA_MODULES, RANDOM, check_dtype, check_item_rows
 from atspeed.template import LC_REC, PromptTemplate
 from atspeed.training.objectives import make_objective
 from atspeed.training.precision import check_mixed_precision, check_precision, check_quantised
@@ -35,6 +35,7 @@ def main(
     lora_alpha: int = 16,
     lora_dropout: float = 0.05,
     lora_modules: tuple[str, ...] = LORA_MODULES,
+    item_rows: str = RANDOM,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
     dtype: str = "float32",
@@ -63,6 +64,7 @@ def main(
     arguments = {k: v for k, v in locals().items() if k not in FREE}
     output, weights = Path(output_dir), check_dtype(dtype)
     check_precision(mixed_precision)
+    check_item_rows(item_rows)
     prompt = PromptTemplate.read(prompt_template, item_separator or "", chat_template)
     arguments["prompt_template"] = prompt.text
     schedule = Schedule(
@@ -87,7 +89,13 @@ def main(
     from accelerate.utils import set_seed
     from peft import prepare_model_for_kbit_training
 
-    from atspeed.checkpoints.loading import add_item_tokens, check_positions, load_model, teach_tokenizer
+    from atspeed.checkpoints.loading import (
+        add_item_tokens,
+        begin_rows_by_level,
+        check_positions,
+        load_model,
+        teach_tokenizer,
+    )
     from atspeed.checkpoints.lora import add_lora, merge_lora
     from atspeed.data.samples import HistoryLoss, Samples
     from atspeed.processes import this_process, training_device
@@ -103,6 +111,8 @@ def main(
     set_seed(seed)
     model = load_model(base_model, weights, training_device(), quantised)
     item_tokens = add_item_tokens(model, tokenizer, data.catalogue)
+    if item_rows == BY_LEVEL:
+        begin_rows_by_level(model, tokenizer, data.catalogue, seed)
     if quantised:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # fit turns it on
     if not full:

@@ -40,6 +40,8 @@ UNFINISHED = (
     "batch-*", ".*.partial-*",
 )  # fmt: skip
 NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # stage -> script variable of the output
+# Arguments that folders made before there was a choice do not name -> how the stages worked then.
+BEFORE_THERE_WAS = {"item_rows": "random", "lora_modules": ["q_proj", "v_proj"], "plus.adjust_likelihood": True}
 _held: dict[Path, TextIO] = {}  # locks by folder, held while this process works there
 
 
@@ -225,10 +227,17 @@ def _refuse_other_arguments(folder: Path, facts: dict, arguments: dict, stage: s
     made = facts.get("arguments")
     if not isinstance(made, dict):
         raise UserError(f"{folder}: does not say what it was made with, perhaps damaged; remove it and start again")
+    for name, was, asked in other_arguments(made, arguments):
+        raise UserError(
+            f"{folder}: was made with --{name} {was}, not {asked}; choose another "
+            f"{NAMED_BY.get(stage, 'OUTPUT_DIR')}, or pass --overwrite"
+        )
+
+
+def other_arguments(made: dict, arguments: dict) -> Iterator[tuple[str, object, object]]:
+    """Name, value in `made` (the arguments that a folder names) and value in `arguments`, of each that differs."""
     arguments = json.loads(json.dumps(arguments))  # as they were written: a tuple is a list there
+    made = {name: value for name, value in BEFORE_THERE_WAS.items() if name in arguments} | made
     for name in sorted({*made, *arguments}):
         if made.get(name) != arguments.get(name):
-            raise UserError(
-                f"{folder}: was made with --{name} {made.get(name)}, not {arguments.get(name)}; choose another "
-                f"{NAMED_BY.get(stage, 'OUTPUT_DIR')}, or pass --overwrite"
-            )
+            yield name, made.get(name), arguments.get(name)

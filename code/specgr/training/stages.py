@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genrec.runtime.artefacts import FACTS, NOTE, already_done, fingerprint, new_folder, read_facts
+from genrec.runtime.artefacts import FACTS, NOTE, already_done, fingerprint, new_folder, other_arguments, read_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_json
 from specgr.configuration.config import Config, TrainingPlan, flat
@@ -141,7 +141,7 @@ def _made_otherwise(output: Path, work: Path, arguments: dict) -> bool:
     """Whether a training that is there, done or begun, had other arguments. One that had the same is never removed."""
     made = [read_json(output / FACTS)["arguments"]] if (output / FACTS).is_file() else []
     begun = [read_json(work / NOTE)] if (work / NOTE).is_file() else []
-    return any(one != arguments for one in made + begun)
+    return any(any(other_arguments(one, arguments)) for one in made + begun)
 
 
 @torch.inference_mode()
