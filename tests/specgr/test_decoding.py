@@ -97,8 +97,11 @@ def naive(specgr, history, k):
         return sum(each) / len(each)
 
     accepted, rejected, beams, rounds = {}, {}, {(): 0.0}, 0
-    while rounds < codes.levels and len(accepted) < k:
-        free = [i for i in ranked if i not in {**accepted, **rejected} and tuple(tokens[i][:rounds]) in beams]
+    while rounds < codes.levels and (len(accepted) < k or not settings.adaptive_exit):
+        free = [
+            i for i in ranked
+            if i not in {**accepted, **rejected} and (tuple(tokens[i][:rounds]) in beams or not settings.guided)
+        ]  # fmt: skip
         for item in free[: settings.draft_size]:
             (accepted if v(item) > settings.threshold else rejected)[item] = v(item)
         rounds += 1
@@ -127,6 +130,16 @@ CASES = {
     "one beam, one draft": {"draft_size": 1, "num_beams": 1, "threshold": -3.3},
     "wider than the vocabulary": {"draft_size": 3, "num_beams": 25, "threshold": -3.3},
     "more drafts than items": {"draft_size": 100, "num_beams": 5, "threshold": -3.3},
+    "without guidance": {"draft_size": 6, "num_beams": 10, "threshold": -3.5, "guided": False},
+    "without guidance, few accepted": {"draft_size": 8, "num_beams": 5, "threshold": -3.0, "guided": False},
+    "all rounds": {"draft_size": 6, "num_beams": 10, "threshold": -3.5, "adaptive_exit": False},
+    "all rounds without guidance": {
+        "draft_size": 3,
+        "num_beams": 9,
+        "threshold": -3.5,
+        "guided": False,
+        "adaptive_exit": False,
+    },
 }
 
 

@@ -45,7 +45,7 @@ def test_v_of_a_batch_is_that_of_a_naive_loop_at_every_depth_of_the_beams(codes,
     beams = Beams.at_root(tree, 1, codes.levels, invalid_score=-torch.inf)
     drafted, owner = torch.randint(len(codes.codes), (3, 5)), torch.zeros(3, 5, dtype=torch.long)
     for level in range(depth):  # what is cut off must leave no trace
-        following, _ = read_drafts(reader, tree, beams, owner, prefixes.tokens[drafted][..., level:])
+        following, _ = read_drafts(reader, tree, beams, owner, prefixes.tokens[drafted][..., level:], beams)
         options = prefixes.trie.children(beams.states)
         legal = following.gather(-1, prefixes.trie.tokens[options])
         legal = legal.masked_fill(options == prefixes.trie.dead, -torch.inf)
@@ -54,7 +54,7 @@ def test_v_of_a_batch_is_that_of_a_naive_loop_at_every_depth_of_the_beams(codes,
         below = [prefixes.below(beams.states, level + 1)[row].nonzero()[:, 0] for row in range(3)]
         drafted = torch.stack([items[torch.randint(len(items), (5,))] for items in below])
         owner = (prefixes.states[level + 1][drafted][..., None] == beams.states[:, None]).int().argmax(-1)
-    _, log_probs = read_drafts(reader, tree, beams, owner, prefixes.tokens[drafted][..., depth:])
+    _, log_probs = read_drafts(reader, tree, beams, owner, prefixes.tokens[drafted][..., depth:], beams)
     semantic = beams.log_probs.gather(1, owner) + log_probs[..., :-1].sum(-1)
     values = verification_score(semantic, log_probs[..., -1], seen[drafted], codes.levels)
     expected = [[naive(codes, tiger, histories[b], i, seen[i]) for i in drafted[b]] for b in range(3)]

@@ -215,7 +215,7 @@ def plot_benchmark(table: pd.DataFrame, headline: str, path: Path) -> None:
     for axis in (speed, calls, split):
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=7)
-    figure.suptitle(headline, fontsize=8)
+    figure.suptitle(headline, fontsize=8, wrap=True)
     figure.savefig(path, dpi=130, format="png")
     plt.close(figure)
 
@@ -238,6 +238,6 @@ def plot_results(table: pd.DataFrame, headline: str, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].axhline(1, color="grey", linewidth=0.8, linestyle=":")
     axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle(headline, fontsize=8)
+    figure.suptitle(headline, fontsize=8, wrap=True)
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)

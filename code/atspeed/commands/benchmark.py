@@ -219,4 +219,5 @@ def describe(path: str | None, shape: str | None, model: "PreTrainedModel | None
     if path is None:
         return f"{shape} ({size}, random)"
     grown = read_facts(Path(path), ("finetune_llama", "train"), "finetune_llama").get("grown")
-    return f"{path} ({size}{', grown from a smaller one' if grown else ''})"
+    folder = "/".join(Path(path).resolve().parts[-2:])  # tables are passed on, and say nothing of the machine's folders
+    return f"{folder} ({size}{', grown from a smaller one' if grown else ''})"

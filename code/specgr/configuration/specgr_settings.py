@@ -11,6 +11,8 @@ class SpecGRSettings:
     threshold: float = -1.8  # γ; -inf accepts all, inf none
     num_beams: int = 50  # β
     adjust_likelihood: bool = True  # the identification digit of a new item does not count; False: an ablation
+    guided: bool = True  # later drafts begin with one of the beams; False: an ablation
+    adaptive_exit: bool = True  # a row with K accepted is done; False: an ablation, all rounds are decoded
 
     def __post_init__(self) -> None:
         for name in ("draft_size", "num_beams"):

@@ -91,24 +91,33 @@ class SpecGR:
         rows = torch.arange(len(left), device=left.device)  # (b,) those that are not done
         pool = Pool.empty(len(left), left.device)
         rounds = torch.zeros_like(rows)
+        begin, known = beams, None  # what drafts go on from, and what follows it if that was read before
         for depth in range(levels):
-            items, owner, there = self.draft(left, beams, depth)
-            following, drafted = read_drafts(reader, tree, beams, owner, self.prefixes.tokens[items][..., depth:])
-            semantic = beams.log_probs.gather(1, owner) + drafted[..., :-1].sum(-1)
+            there_is = depth if self.settings.guided else 0  # tokens of a draft that `begin` has
+            items, owner, there = self.draft(left, begin, there_is)
+            rest = self.prefixes.tokens[items][..., there_is:]
+            following, drafted = read_drafts(reader, tree, beams, owner, rest, begin, known)
+            semantic = begin.log_probs.gather(1, owner) + drafted[..., :-1].sum(-1)
             scores = verification_score(semantic, drafted[..., -1], self._whole(items), levels)
             accepted = there & (scores > self.settings.threshold)
             pool = pool.add(rows, items, scores.masked_fill(~there, -torch.inf), accepted)
             rounds[rows] += 1
-            keep = (pool.accepted[rows].sum(-1) < k).nonzero()[:, 0]  # the round's one wait for the device
+            if not self.settings.guided and known is None:
+                known = following  # of the root
+            keep = torch.arange(len(rows), device=rows.device)
+            if self.settings.adaptive_exit:
+                keep = (pool.accepted[rows].sum(-1) < k).nonzero()[:, 0]  # the round's one wait for the device
             if len(keep) < len(rows):
                 rows, left, following = rows[keep], left[keep], following[keep]
-                beams, tree = beams.rows(keep), tree.rows(keep)
+                beams, begin, tree = beams.rows(keep), begin.rows(keep), tree.rows(keep)
+                known = known if known is None else known[keep]
                 reader.keep_rows(keep)
             if not len(rows):
                 break
             parents, beams = beams, advance(beams, following, width, self.prefixes.trie)
             if depth < levels - 1:
                 beams = replace(beams, nodes=tree.append(beams.nodes, beams.tokens))
+            begin = beams if self.settings.guided else begin
         accepted, drafted = pool.accepted.sum(-1), (~pool.scores.isneginf()).sum(-1)
         if len(rows):
             pool = self._fill(pool, rows, left, beams, parents, k)
@@ -146,13 +155,16 @@ class SpecGR:
         return pool.add(rows, best.indices, unverified, torch.zeros_like(best.indices, dtype=torch.bool))
 
 
-def read_drafts(reader: T5Reader, tree: Tree, beams: Beams, owner: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+def read_drafts(
+    reader: T5Reader, tree: Tree, beams: Beams, owner: Tensor, rest: Tensor, begin: Beams, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Read the beams' last tokens and, in the same pass, drafts that go on from a beam; the drafts leave no trace.
 
-    owner: (b, M) long, the beam that a draft begins with. rest: (b, M, l - d) long, its tokens after that.
+    owner: (b, M) long, the beam of `begin` that a draft begins with. rest: (b, M, l - d) long, its tokens after that.
+    begin: `beams`, or earlier ones, of which `known` (b, W', V) are the log-probabilities of what follows.
     Returns the log-probabilities of what follows the beams (b, W, V) and of `rest` (b, M, l - d).
     """
-    size, chain = tree.size, [beams.nodes.gather(1, owner)]
+    size, chain = tree.size, [begin.nodes.gather(1, owner)]
     for column in rest[..., :-1].unbind(-1):
         chain.append(tree.append(chain[-1], column))
     output = reader.catch_up(tree, reader.read)
@@ -165,7 +177,7 @@ def read_drafts(reader: T5Reader, tree: Tree, beams: Beams, owner: Tensor, rest:
     vocabulary = reader.decoder.config.vocab_size
     following = by_rows(log_probs, beams.nodes.shape[1] * vocabulary, output.at(beams.nodes))
     row = torch.arange(len(owner), device=owner.device)[:, None]
-    drafted = [following[row, owner, rest[..., 0]]]
+    drafted = [(following if known is None else known)[row, owner, rest[..., 0]]]
     if len(chain) > 1:
         later = by_rows(
             lambda states, tokens: log_probs(states).gather(-1, tokens[..., None])[..., 0],
