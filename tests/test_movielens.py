@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from atspeed.checkpoints.base_models import init_model
 from atspeed.checkpoints.shapes import SHAPES
 from conftest import ROOT, environment, save_encoder
+from genrec.data.catalogue import Catalogue
 from genrec.runtime.artefacts import read_facts
 
 ARTEFACTS = Path(os.environ.get("ATSPEED_ARTEFACTS", "nowhere"))
@@ -74,6 +76,16 @@ def real(folder):
     }  # fmt: skip
 
 
+def levels_are_apart(target):
+    """Whether each item token's row is closest to one of its own level: `ITEM_ROWS=level`, of which a step or two of
+    training take little away."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+    tokens = Catalogue.load(target / "catalogue.json").tokens
+    rows = model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(tokens)].detach()
+    closest = torch.cdist(rows, rows).fill_diagonal_(torch.inf).argmin(1)
+    return all(tokens[other][1] == token[1] for token, other in zip(tokens, closest, strict=True))
+
+
 @pytest.mark.parametrize("world", [made_up, real])
 def test_from_ratings_to_lists_in_words_and_times(world, tmp_path):
     variables = {name: str(value) for name, value in world(tmp_path).items()}
@@ -92,10 +104,13 @@ def test_from_ratings_to_lists_in_words_and_times(world, tmp_path):
         model = AutoModelForCausalLM.from_pretrained(made / f"draft-{draft}")
         assert model.config.num_hidden_layers == layers
     assert read_facts(made / "target", "finetune_llama", "")["arguments"]["item_separator"] is None
+    assert levels_are_apart(made / "target")
     (quality,) = (made / "quality").glob("*/quality.csv")
     assert set(pd.read_csv(quality)["method"]) >= {"popularity", "SASRec", "target"}
     tables = [pd.read_csv(path) for path in (made / "benchmark").glob("*/batch-1-float32.csv")]
     assert len(tables) == 2
+    pages = [path.read_text() for path in (made / "benchmark").glob("*/*.md")]
+    assert all("ml-100k-leave_one_out/target (" in page and str(tmp_path) not in page for page in pages)
     for table in tables:
         assert set(table["method"]) == {"generate", "gamma 0", "speculative", "trie", "hybrid", "auto"}
     for ablation, full in (("random-weights", True), ("random-identifiers", False)) if world is made_up else ():

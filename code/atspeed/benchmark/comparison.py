@@ -166,6 +166,6 @@ def plot_comparison(table: pd.DataFrame, headline: str, path: Path) -> None:
             row[1].plot(range(len(widths)), known, "k--", label=f"{PAPER_CLASS[verification]}, A5000 (paper)")
         row[1].axhline(1, color="grey", linewidth=0.8, linestyle=":")
         row[1].legend(frameon=False, fontsize=7)
-    figure.suptitle(headline, fontsize=8)
+    figure.suptitle(headline, fontsize=8, wrap=True)
     figure.savefig(path, dpi=130, format="png")
     plt.close(figure)

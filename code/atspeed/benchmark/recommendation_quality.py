@@ -141,6 +141,6 @@ def plot_quality(table: pd.DataFrame, headline: str, path: Path) -> None:
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(headline, fontsize=8)
+    figure.suptitle(headline, fontsize=8, wrap=True)
     figure.savefig(path, dpi=150, format="png")
     plt.close(figure)

@@ -92,6 +92,6 @@ def plot_sweep(parameter: str, table: pd.DataFrame, headline: str, path: Path) -
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=7)
-    figure.suptitle(headline, fontsize=8)
+    figure.suptitle(headline, fontsize=8, wrap=True)
     figure.savefig(path, dpi=130, format="png")
     plt.close(figure)

@@ -159,8 +159,8 @@ def begin_rows_by_level(
 ) -> None:
     """Have the rows of the item tokens begin as the row of a letter for their level, plus noise of half its size.
 
-    A language model then reads a history as it reads "a b c d a b c d": it knows from its first step on, as in-context
-    copying shows it, which level comes next, and has the tokens of a level to tell apart.
+    To a pretrained model a history then looks like "a b c d a b c d", a pattern that it continues: it soon predicts the
+    right level, and learns to tell the tokens of a level apart. A random row is like no token that it knows.
     """
     item_tokens = tokenizer.convert_tokens_to_ids(catalogue.tokens)
     level_of = {token: level for item in catalogue.identifiers.values() for level, token in enumerate(item)}

@@ -93,31 +93,31 @@ class SpecGR:
         rounds = torch.zeros_like(rows)
         begin, known = beams, None  # what drafts go on from, and what follows it if that was read before
         for depth in range(levels):
-            there_is = depth if self.settings.guided else 0  # tokens of a draft that `begin` has
-            items, owner, there = self.draft(left, begin, there_is)
-            rest = self.prefixes.tokens[items][..., there_is:]
+            begun = depth if self.settings.guided else 0  # tokens of a draft that are those of its beam
+            items, owner, there = self.draft(left, begin, begun)
+            rest = self.prefixes.tokens[items][..., begun:]
             following, drafted = read_drafts(reader, tree, beams, owner, rest, begin, known)
             semantic = begin.log_probs.gather(1, owner) + drafted[..., :-1].sum(-1)
             scores = verification_score(semantic, drafted[..., -1], self._whole(items), levels)
             accepted = there & (scores > self.settings.threshold)
             pool = pool.add(rows, items, scores.masked_fill(~there, -torch.inf), accepted)
             rounds[rows] += 1
-            if not self.settings.guided and known is None:
-                known = following  # of the root
-            keep = torch.arange(len(rows), device=rows.device)
             if self.settings.adaptive_exit:
                 keep = (pool.accepted[rows].sum(-1) < k).nonzero()[:, 0]  # the round's one wait for the device
-            if len(keep) < len(rows):
-                rows, left, following = rows[keep], left[keep], following[keep]
-                beams, begin, tree = beams.rows(keep), begin.rows(keep), tree.rows(keep)
-                known = known if known is None else known[keep]
-                reader.keep_rows(keep)
+                if len(keep) < len(rows):
+                    rows, left, following = rows[keep], left[keep], following[keep]
+                    beams, begin, tree = beams.rows(keep), begin.rows(keep), tree.rows(keep)
+                    known = None if known is None else known[keep]
+                    reader.keep_rows(keep)
             if not len(rows):
                 break
             parents, beams = beams, advance(beams, following, width, self.prefixes.trie)
             if depth < levels - 1:
                 beams = replace(beams, nodes=tree.append(beams.nodes, beams.tokens))
-            begin = beams if self.settings.guided else begin
+            if self.settings.guided:
+                begin = beams
+            elif known is None:
+                known = following
         accepted, drafted = pool.accepted.sum(-1), (~pool.scores.isneginf()).sum(-1)
         if len(rows):
             pool = self._fill(pool, rows, left, beams, parents, k)
