@@ -7,6 +7,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 DATASET=${DATASET:-toy}
+COLLABORATIVE=${COLLABORATIVE:-0}               # numbers of a vector of who chose what, beside the text's; 0: none
 FIT_ON=${FIT_ON:-all}                           # or train: codebooks of the items of training interactions alone
 METHOD=${METHOD:-rq-vae}                        # or rq-kmeans: no network, seconds
 INDEX_NAME=${INDEX_NAME:-$METHOD}
@@ -31,6 +32,6 @@ SEED=${SEED:-0}
 NUM_PROCESSES=1 NUM_MACHINES=1 launch build-index \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index_name "$INDEX_NAME" --items "$ITEMS" \
     --item_count "$N_ITEMS" --encoder "$ENCODER" \
-    --embeddings "$EMBEDDINGS" --fit_on "$FIT_ON" --method "$METHOD" --codebooks "$CODEBOOKS" --hidden "$HIDDEN" \
+    --embeddings "$EMBEDDINGS" --collaborative "$COLLABORATIVE" --fit_on "$FIT_ON" --method "$METHOD" --codebooks "$CODEBOOKS" --hidden "$HIDDEN" \
     --latent "$LATENT" --beta "$BETA" --distinct "$DISTINCT" --epsilon "$EPSILON" --warmup_epochs "$WARMUP_EPOCHS" --epochs "$EPOCHS" \
     --batch_size "$BATCH_SIZE" --optimizer "$OPTIMIZER" --learning_rate "$LEARNING_RATE" --dtype "$DTYPE" --seed "$SEED" "$@"

@@ -19,7 +19,7 @@ ABLATIONS=${ABLATIONS:-false}                # true: what the pretrained weights
 DRAFT_LAYERS=${DRAFT_LAYERS:-0,1,29}         # of the target, that one of the drafts begins as
 SEED=${SEED:-0}
 case $PRESET in
-    home) people=() requests=(--requests 16) epochs=${EPOCHS:-4} drafts=${DRAFT_EPOCHS:-3} widths=${RUN_BEAM_SIZES:-1,5,10,20,50} batches=${BATCH_SIZES:-1,4,16,64} ;;
+    home) people=() requests=(--requests 16) epochs=${EPOCHS:-3} drafts=${DRAFT_EPOCHS:-3} widths=${RUN_BEAM_SIZES:-1,5,10,20,50} batches=${BATCH_SIZES:-1,4,16,64} ;;
     miniature) people=(--max_users 10) requests=(--requests 2 --warmup 0) epochs=1 drafts=1 widths=1,5 batches=1 ;;
     *) fail "PRESET=$PRESET: choose home or miniature" ;;
 esac
@@ -48,16 +48,16 @@ export LORA_MODULES=q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj LORA
 
 echo "== 1/7 splits: films that people gave four or five stars ($cut)"
 [ -d "$DATA_PATH/$DATASET" ] || FORMAT=${FORMAT:-} INPUT=$INPUT ITEMS=$ITEMS SPLIT=$cut MIN_RATING=4 bash "$ROOT/script/process_data.sh"
-echo "== 2/7 identifiers: titles and genres, encoded, and an RQ-VAE"
+echo "== 2/7 identifiers: titles and genres, encoded, who chose what, and an RQ-VAE"
 index=$DATA_PATH/$DATASET/$DATASET.texts.json
-INPUT='' ITEMS=$ITEMS ENCODER=$ENCODER INDEX_NAME=texts CODEBOOKS=32,32,32,32 HIDDEN=512,256,128 EPOCHS=200 bash "$ROOT/script/build_index.sh"
+INPUT='' ITEMS=$ITEMS ENCODER=$ENCODER INDEX_NAME=texts COLLABORATIVE=64 CODEBOOKS=32,32,32,32 HIDDEN=512,256,128 EPOCHS=200 bash "$ROOT/script/build_index.sh"
 export INDEX=$index
 
 # target: fine-tune a target from TARGET_BASE, and see how good it is.
 target() {
     TARGET_BASE=${TARGET_BASE:-$MODEL} SUBSEQ=true HISTORY_LOSS=true EPOCHS=$epochs BATCH_SIZE=4 MICRO_BATCH_SIZE=4 \
         LEARNING_RATE=1e-3 WARMUP_STEPS=15 bash "$ROOT/script/finetune_llama.sh" "${people[@]}"
-    bash "$ROOT/script/quality.sh" "${people[@]}"
+    EXCLUDE_SEEN=true bash "$ROOT/script/quality.sh" "${people[@]}"
 }
 echo "== 3/7 fine-tune the target"
 target

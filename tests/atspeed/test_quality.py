@@ -2,7 +2,7 @@
 
 import pytest
 
-from atspeed.benchmark.recommendation_quality import judge, make_baseline, save_quality
+from atspeed.benchmark.recommendation_quality import judge, make_baseline, recommend_unseen, save_quality
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import Dataset, Sample
 from genrec.data.splits import Splits
@@ -37,6 +37,14 @@ def test_a_row_holds_means_over_users_and_their_standard_errors(tmp_path):
 )
 def test_what_a_baseline_may_know(name, split, expected):
     assert make_baseline(name, DATA, split, max_history=5).recommend([[3]], 3) == [expected]
+
+
+def test_a_baseline_recommends_the_next_best_in_place_of_what_was_seen():
+    baseline = make_baseline("popularity", DATA, "test", max_history=5)
+    first, second, third = baseline.ranked[:3]
+    assert recommend_unseen(baseline, [[1], [2], []], [{first, 4}, set(), set(range(6))], 2) == [
+        [second, third], [first, second], [],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from atspeed import Recommendation, Recommender
+from atspeed.benchmark.recommendation_quality import Generative
 from atspeed.checkpoints.loading import random_model
 from conftest import noisy_copy
 from genrec.data.item_numbers import read_raw_ids
@@ -79,6 +80,18 @@ def test_what_is_excluded_or_not_allowed_stands_in_no_list_and_the_rest_are_thos
     assert nothing == [Recommendation([], [])]
     (two,) = recommender.recommend([[3]], k=5, allow=[[8, 9]])
     assert sorted(two.items) == [8, 9], "a shorter list"
+
+
+def test_the_lists_whose_quality_is_measured_can_leave_out_what_was_seen(parts):
+    target, _, tokenizer, catalogue = parts
+    measured = Generative(target, tokenizer, catalogue, cutoff=512, batch_size=4)
+    best = [each.items for batch in measured.recommend(HISTORIES, [set()] * 6, 5, 0, 1, set()) for each in batch]
+    seen = [{*best[0], 60}, {60}, set(), {61, 60, 62}, set(best[3][:2]), {*range(290)}]
+    lists = {
+        each.request: each.items for batch in measured.recommend(HISTORIES, seen, 5, 0, 1, set()) for each in batch
+    }
+    for number, (history, no) in enumerate(zip(HISTORIES, seen, strict=True)):
+        assert lists[number][:5] == by_generate(parts, history, 5, set(catalogue.identifiers) - no)[0]
 
 
 def test_items_that_share_an_identifier_stand_together_and_those_excluded_do_not(parts):

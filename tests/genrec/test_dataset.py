@@ -50,6 +50,7 @@ TINY = Dataset("tiny", Splits(TRAIN, VALID, TEST), Catalogue({item: (f"<a_{item}
         ),
         ("valid", {}, [Sample(2, (4,), (6,)), Sample(7, (1, 2, 3), (4,))]),
         ("test", {}, [Sample(5, tuple(range(10, 30)), (1,)), Sample(7, (1, 2, 3, 4, 5), (8, 9))]),
+        ("test", dict(max_history=None), [Sample(5, tuple(range(30)), (1,)), Sample(7, (1, 2, 3, 4, 5), (8, 9))]),
         ("test", dict(max_history=4), [Sample(5, (26, 27, 28, 29), (1,)), Sample(7, (2, 3, 4, 5), (8, 9))]),
     ],
 )

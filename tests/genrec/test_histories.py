@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from genrec.data.histories import HistoryFile, UserCount
+from genrec.data.histories import HistoryFile, SplitUsers, UserCount
+from genrec.data.toy import make_toy
 from genrec.runtime.errors import UserError
 
 ROWS = [("u1", [3, 5]), ("7", [9]), ("u3", [1, 2, 3]), ("u4", [])]
@@ -29,6 +30,16 @@ def test_every_form_gives_the_same_rows_from_any_on(tmp_path, form, start):
     file = HistoryFile(write(tmp_path, form))
     assert list(file.rows(start)) == ROWS[start:]
     assert file.check(lambda history: None) == UserCount(4, numbered=False)
+
+
+def test_users_of_a_split_bring_their_whole_history(tmp_path):
+    """Since what was seen long ago is not to be recommended either."""
+    toy = make_toy(n_items=300, n_users=60)
+    user = next(iter(toy.splits.train))
+    toy.splits.train[user] = list(range(60))
+    toy.save(tmp_path / "toy")
+    histories = dict(SplitUsers(str(tmp_path), "toy", None, "test").rows())
+    assert histories[user] == [*range(60), *toy.splits.valid[user]]
 
 
 def test_raw_ids_are_texts_and_numbers_are_numbers(tmp_path):

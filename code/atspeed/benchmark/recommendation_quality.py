@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed.benchmark.report import items_of_beams
@@ -57,12 +58,14 @@ class Generative:
 
     @torch.inference_mode()
     def recommend(
-        self, histories: Sequence[Sequence[int]], k: int, process: int, processes: int, done: Set[tuple[str, int]]
-    ) -> Iterator[list[ItemList]]:
+        self, histories: Sequence[Sequence[int]], seen: Sequence[Set[int]], k: int, process: int, processes: int,
+        done: Set[tuple[str, int]],
+    ) -> Iterator[list[ItemList]]:  # fmt: skip
         """The items of the k best beams, best first: k items, or more if they share identifiers; batch by batch.
 
-        done: (method, request) of what is left out. The batches are the same for any number of processes, which take
-        turns on them, and after any interruption, so a list does not depend on either.
+        seen: items that a history's list may not hold. done: (method, request) of what is left out. The batches are
+        the same for any number of processes, which take turns on them, and after any interruption, so a list does not
+        depend on either.
         """
         samples = [Sample(user=row, history=tuple(history), labels=()) for row, history in enumerate(histories)]
         prompts = encode_prompts(self.tokenizer, self.catalogue, samples, self.cutoff, self.template)
@@ -73,13 +76,24 @@ class Generative:
         bar = progress_bar(sum(map(len, left)), "beam search", "user")
         for rows in left:
             ids, mask = (tensor.to(self.model.device) for tensor in left_pad([prompts[row] for row in rows]))
-            result = beam_search(self.model, ids, mask, trie=self.trie, width=k, prefix=prefix)
-            yield [
-                ItemList(TARGET, row, items_of_beams(beams[:found], self.catalogue.items_of, self.tokens))
-                for row, beams, found in zip(rows, result.sequences.tolist(), result.found.tolist(), strict=True)
-            ]
+            blocked = self._blocked([seen[row] for row in rows])
+            result = beam_search(self.model, ids, mask, trie=self.trie, width=k, prefix=prefix, blocked=blocked)
+            batch = []
+            for row, beams, found in zip(rows, result.sequences.tolist(), result.found.tolist(), strict=True):
+                items = items_of_beams(beams[:found], self.catalogue.items_of, self.tokens)
+                batch.append(ItemList(TARGET, row, [item for item in items if item not in seen[row]]))
+            yield batch
             bar.update(len(rows))
         bar.close()
+
+    def _blocked(self, seen: Sequence[Set[int]]) -> Tensor | None:
+        """What no prompt of a batch may be given: the identifiers all of whose items were seen."""
+        known = self.catalogue
+        gone = [(row, each) for row, items in enumerate(seen) for each in known.wholly_within(items)]
+        if not gone:
+            return None
+        ids = [self.tokenizer.convert_tokens_to_ids(list(identifier)) for _, identifier in gone]
+        return self.trie.blocked(torch.tensor(ids), torch.tensor([row for row, _ in gone]), len(seen))
 
 
 def make_baseline(
@@ -103,6 +117,14 @@ def make_baseline(
         ),
     }
     return make[name]()
+
+
+def recommend_unseen(
+    baseline: Baseline, histories: Sequence[Sequence[int]], seen: Sequence[Set[int]], k: int
+) -> list[list[int]]:
+    """The baseline's k best items for each history without those seen, of as many as the catalogue has."""
+    ranked = baseline.recommend(histories, k + max(map(len, seen), default=0))
+    return [[item for item in items if item not in gone][:k] for items, gone in zip(ranked, seen, strict=True)]
 
 
 def judge(lists: dict[str, list[list[int]]], samples: Sequence[Sample], cutoffs: Sequence[int]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from atspeed.checkpoints.shapes import check_dtype
 from genrec.data.catalogue import Catalogue
-from genrec.data.splits import seen_items
+from genrec.data.splits import load_splits, seen_items
 from genrec.identifiers.rqvae_settings import RQVAESettings
 from genrec.identifiers.sources import VectorSource, open_source
 from genrec.runtime.artefacts import already_done, hold, make_facts, read_facts, write_facts
@@ -43,6 +43,7 @@ def main(
     encode_batch_size: int = 32,
     dtype: str = "float32",
     embeddings: str | None = None,
+    collaborative: int = 0,
     fit_on: str = "all",
     method: str = RQVAESettings.method,
     codebooks: tuple[int, ...] = RQVAESettings.codebooks,
@@ -87,6 +88,8 @@ def main(
         hold(index)
         extend_it(index, source)
         return
+    if collaborative:
+        source = with_collaborative(source, index.parent, output, collaborative)
     rows = rows_to_fit(index.parent, fit_on, len(source.names))
     about = source.about if rows is None else source.about | {"fit_on": sha256(repr(rows).encode())[:16]}
     arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()} | {"source": about}
@@ -119,13 +122,30 @@ def main(
     print(f"written to {index}" + (f"; pass it with --index, as {', '.join(others)} lies beside it" if others else ""))
 
 
+def with_collaborative(source: VectorSource, data: Path, output: Path, size: int) -> VectorSource:
+    """The vectors of `source` beside those of who chose what. Raises UserError if the data cannot give so many."""
+    from genrec.identifiers.collaborative import WithCollaborative
+
+    train = {user: items for user, items in load_splits(data).train.items() if len(items) > 1}
+    if not train:
+        raise UserError(f"--collaborative {size}: no training sequence of {data} has two items; leave it out")
+    if size > len(source.names):
+        raise UserError(f"--collaborative {size}: must be at most {len(source.names)}, the items")
+    about = source.about | {"train": sha256(repr(sorted(train.items())).encode())[:16]}
+    return WithCollaborative(source, output, train, size, about)
+
+
 def extend_it(index: Path, source: VectorSource) -> None:
     """Give the new items of `source` identifiers, and say which."""
     import torch
 
+    from genrec.identifiers.collaborative import FILE, WithCollaborative
     from genrec.identifiers.index import extend_index
     from genrec.identifiers.rqvae import load_rqvae
 
+    output = index.with_suffix("")
+    if (output / FILE).is_file():
+        source = WithCollaborative(source, output, {}, 0, source.about)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print("\n".join(extend_index(index, load_rqvae(index.with_suffix("") / MODEL, device), source)))
 

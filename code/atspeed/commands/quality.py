@@ -34,6 +34,7 @@ def main(
     split: str = "test",
     beam_size: int = 20,
     batch_size: int = 32,
+    exclude_seen: bool = False,
     max_users: int | None = None,
     dtype: str = "float32",
     seed: int = 0,
@@ -49,15 +50,17 @@ def main(
     max_history = target.setting.max_history if target else 20
     samples = take(data.samples(split, max_history=max_history), max_users, seed)
     histories = [sample.history for sample in samples]
+    whole = take(data.samples(split, max_history=None), max_users, seed)
+    seen = [set(sample.history) if exclude_seen else set() for sample in whole]
     made_of = {
         "dataset": dataset, "target": target and target.fingerprint, "baselines": list(baselines),
         "served": data.catalogue.fingerprint, "split": split, "users": short(samples), "beam_size": beam_size,
-        "batch_size": batch_size, "dtype": dtype, "seed": seed,
+        "batch_size": batch_size, "exclude_seen": exclude_seen, "dtype": dtype, "seed": seed,
     }  # fmt: skip
     output = Path(output_dir) / results_name(
         [beam_size], Path(target_model).name if target_model else "no-target", [batch_size], dtype, split,
         users_name(max_users, seed), f"seed{seed}" if seed and not max_users else "",
-        "" if baselines == BASELINES else f"baselines-{short(baselines)}",
+        "unseen" if exclude_seen else "", "" if baselines == BASELINES else f"baselines-{short(baselines)}",
     )  # fmt: skip
     work = output.with_name(output.name + ".work")
     if is_done(output, work, STAGE, made_of, overwrite):
@@ -70,6 +73,7 @@ def main(
         ItemList,
         judge,
         make_baseline,
+        recommend_unseen,
         save_quality,
     )
     from atspeed.checkpoints.loading import load_model, load_tokenizer
@@ -85,7 +89,7 @@ def main(
         recommender = Generative(
             model, load_tokenizer(target_model), data.catalogue, setting.cutoff, batch_size, setting.prompt
         )
-        for batch in recommender.recommend(histories, beam_size, state.process_index, state.num_processes, done):
+        for batch in recommender.recommend(histories, seen, beam_size, state.process_index, state.num_processes, done):
             journal.keep(batch)
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -94,7 +98,7 @@ def main(
     for name in baselines:
         if (name, 0) not in done:  # all requests of a baseline are one line
             baseline = make_baseline(name, data, split, max_history=max_history, seed=seed, device=state.device)
-            ranked = baseline.recommend(histories, beam_size)
+            ranked = recommend_unseen(baseline, histories, seen, beam_size)
             journal.keep(ItemList(name, request, items) for request, items in enumerate(ranked))
     records = journal.read()
     methods = [*baselines, TARGET] if target else baselines
@@ -102,6 +106,8 @@ def main(
     table = judge(lists, samples, [k for k in CUTOFFS if k <= beam_size])
     machine = made_on(state.device)
     headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
+    if exclude_seen:
+        headline += ", no items of the history"
     with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
         shown = save_quality(folder, table, headline)
     print(f"\n{headline}\n\n{shown}\nwritten to {output}")

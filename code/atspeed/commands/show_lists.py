@@ -37,7 +37,7 @@ def main(
         if path:
             open_checkpoint(path, stage, stage, data)
     titles = known_titles(Path(data_path) / dataset)
-    samples = take(data.samples(split), max_users, seed)
+    samples = take(data.samples(split, max_history=None), max_users, seed)
 
     from atspeed.recommend.recommender import Recommender
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +87,11 @@ class Catalogue:
         for item in sorted(self.identifiers):
             items[self.identifiers[item]].append(item)
         return dict(items)
+
+    def wholly_within(self, items: Set[int]) -> list[Identifier]:
+        """The identifiers, sorted, all of whose items are among these."""
+        named = {self.identifiers[item] for item in items if item in self.identifiers}
+        return sorted(each for each in named if items.issuperset(self.items_of[each]))
 
     @cached_property
     def tokens(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ class Dataset:
     catalogue: Catalogue
 
     def samples(
-        self, split: str, *, max_history: int = 20, subseq: bool = False, in_windows: bool = False
+        self, split: str, *, max_history: int | None = 20, subseq: bool = False, in_windows: bool = False
     ) -> list[Sample]:
-        """Returns the samples of a split; histories hold at most the last `max_history` items.
+        """Returns the samples of a split; histories hold at most the last `max_history` items, None: all.
 
         Training: predict the last training item from those before it or, with `subseq`, every item but the first. With
         `in_windows` too, a sample stands for all items that it holds but the first, as one does whose history is learnt
@@ -43,6 +44,7 @@ class Dataset:
         with one item to predict each. Raises UserError for an unknown split.
         """
         check_split(split)
+        max_history = max_history or sys.maxsize
         if self.splits.samples is not None:
             rows = self.splits.samples[split]
             return [Sample(user, tuple(history[-max_history:]), (item,)) for user, history, item in rows]

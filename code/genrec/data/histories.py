@@ -79,7 +79,7 @@ class SplitUsers(UserSource):
         return f"{self.data_path}/{self.dataset}, {self.split}"
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        samples = load_dataset(self.data_path, self.dataset, self.index).samples(self.split)
+        samples = load_dataset(self.data_path, self.dataset, self.index).samples(self.split, max_history=None)
         return ((sample.user, list(sample.history)) for sample in samples[start:])
 
     def absolute(self) -> SplitUsers:

@@ -24,9 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 class VectorSource(Protocol):
-    names: list[str]  # the raw id of every item, by number
-    about: dict  # everything that determines the vectors
-    without: list[int]  # items without a text other than their raw id
+    @property
+    def names(self) -> list[str]:
+        """The raw id of every item, by number."""
+
+    @property
+    def about(self) -> dict:
+        """Everything that determines the vectors."""
+
+    @property
+    def without(self) -> Sequence[int]:
+        """Items without a text other than their raw id."""
 
     def all(self, folder: Path) -> Tensor:
         """Returns the vectors (n_items, d) of all items, float; computed ones are cached in `folder`."""

@@ -42,8 +42,8 @@ UNFINISHED = (
 NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # stage -> script variable of the output
 # Arguments that folders made before there was a choice do not name -> how the stages worked then.
 BEFORE_THERE_WAS = {
-    "item_rows": "random", "lora_modules": ["q_proj", "v_proj"], "plus.adjust_likelihood": True, "plus.guided": True,
-    "plus.adaptive_exit": True,
+    "collaborative": 0, "exclude_seen": False, "item_rows": "random", "lora_modules": ["q_proj", "v_proj"],
+    "plus.adjust_likelihood": True, "plus.guided": True, "plus.adaptive_exit": True,
 }  # fmt: skip
 _held: dict[Path, TextIO] = {}  # locks by folder, held while this process works there
 
