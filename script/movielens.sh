@@ -19,8 +19,8 @@ ABLATIONS=${ABLATIONS:-false}                # true: what the pretrained weights
 DRAFT_LAYERS=${DRAFT_LAYERS:-0,1,29}         # of the target, that one of the drafts begins as
 SEED=${SEED:-0}
 case $PRESET in
-    home) people=() requests=(--requests 16) epochs=${EPOCHS:-3} drafts=${DRAFT_EPOCHS:-3} widths=${RUN_BEAM_SIZES:-1,5,10,20,50} batches=${BATCH_SIZES:-1,4,16,64} ;;
-    miniature) people=(--max_users 10) requests=(--requests 2 --warmup 0) epochs=1 drafts=1 widths=1,5 batches=1 ;;
+    home) people=() requests=(--requests 16) size=64 epochs=${EPOCHS:-3} drafts=${DRAFT_EPOCHS:-3} widths=${RUN_BEAM_SIZES:-1,5,10,20,50} batches=${BATCH_SIZES:-1,4,16,64} ;;
+    miniature) people=(--max_users 10) requests=(--requests 2 --warmup 0) size=16 epochs=1 drafts=1 widths=1,5 batches=1 ;;
     *) fail "PRESET=$PRESET: choose home or miniature" ;;
 esac
 export DATASET=ml-100k-$SPLIT DATA_PATH OUTPUT_DIR LOG_DIR SEED
@@ -50,7 +50,7 @@ echo "== 1/7 splits: films that people gave four or five stars ($cut)"
 [ -d "$DATA_PATH/$DATASET" ] || FORMAT=${FORMAT:-} INPUT=$INPUT ITEMS=$ITEMS SPLIT=$cut MIN_RATING=4 bash "$ROOT/script/process_data.sh"
 echo "== 2/7 identifiers: titles and genres, encoded, who chose what, and an RQ-VAE"
 index=$DATA_PATH/$DATASET/$DATASET.texts.json
-INPUT='' ITEMS=$ITEMS ENCODER=$ENCODER INDEX_NAME=texts COLLABORATIVE=64 CODEBOOKS=32,32,32,32 HIDDEN=512,256,128 EPOCHS=200 bash "$ROOT/script/build_index.sh"
+INPUT='' ITEMS=$ITEMS ENCODER=$ENCODER INDEX_NAME=texts COLLABORATIVE=$size CODEBOOKS=32,32,32,32 HIDDEN=512,256,128 EPOCHS=200 bash "$ROOT/script/build_index.sh"
 export INDEX=$index
 
 # target: fine-tune a target from TARGET_BASE, and see how good it is.

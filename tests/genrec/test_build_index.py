@@ -16,6 +16,7 @@ from conftest import ROOT, environment, save_encoder, succeed, vectors
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import load_dataset
 from genrec.data.toy import make_toy
+from genrec.identifiers.collaborative import FILE
 from genrec.identifiers.quantise import identification_digits
 from genrec.identifiers.rqvae import RQVAESettings
 from genrec.identifiers.rqvae_training import fit_rqvae
@@ -168,6 +169,23 @@ def test_new_items_get_identifiers_and_the_old_ones_keep_theirs(tmp_path, capsys
             build(tmp_path, extend=True)
 
 
+def test_new_items_join_an_index_of_who_chose_what_and_the_old_ones_keep_theirs(tmp_path):
+    data = data_set(tmp_path)
+    plain = build(tmp_path, index_name="plain")
+    index = build(tmp_path, collaborative=6)
+    before = Catalogue.load(index).identifiers
+    assert before != Catalogue.load(plain).identifiers
+    kept = (data / "toy.mine" / FILE).read_bytes()
+    old = np.load(tmp_path / "vectors.npy")
+    np.save(tmp_path / "vectors.npy", np.concatenate([old, old[:8]]))
+    number(data, N + 8)
+    build(tmp_path, extend=True)
+    after = Catalogue.load(index).identifiers
+    assert len(after) == N + 8
+    assert {item: after[item] for item in range(N)} == before
+    assert (data / "toy.mine" / FILE).read_bytes() == kept
+
+
 def codes_in(index):
     identifiers = Catalogue.load(index).identifiers
     return torch.tensor([[int(token[3:-1]) for token in identifiers[item]] for item in range(len(identifiers))])
@@ -282,6 +300,7 @@ def test_texts_become_identifiers_and_new_texts_new_ones(tmp_path, caplog):
         ({"method": "vq"}, r"--method vq: choose from"),
         ({"fit_on": "valid"}, r"--fit_on valid: choose from all, train"),
         ({"distinct": "none"}, r"--distinct none: choose from sinkhorn, digit"),
+        ({"collaborative": N + 1}, r"--collaborative 121: must be at most 120, the items"),
         ({"index_name": "a.b"}, r"--index_name a\.b: letters, digits"),
         ({"extend": True}, r"toy\.mine: not there, or not finished; it is written by: bash script/build_index\.sh"),
         ({"index_name": "theirs"}, r"toy\.theirs\.json: is there already, and not ours"),

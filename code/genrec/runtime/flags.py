@@ -55,8 +55,8 @@ COUNTS = (
 )  # fmt: skip
 MAY_BE_0 = (
     "batch_wait", "beta", "clip_norm", "collaborative", "drain_seconds", "epsilon", "gpus_per_actor", "item_core",
-    "keep_layers", "noise", "save_steps", "select_users", "user_core", "values", "warmup", "warmup_epochs", "warmup_steps",
-    "weight_decay",
+    "keep_layers", "noise", "save_steps", "select_users", "user_core", "values", "warmup", "warmup_epochs",
+    "warmup_steps", "weight_decay",
 )  # fmt: skip
 ABOVE_0 = ("cpus_per_actor", "learning_rate", "max_eval_steps", "max_wait", "rates", "ratios", "seconds", "temperature")
 SHARES = ("alpha", "new_items", "r_original", "r_student")
