@@ -20,10 +20,11 @@ DTYPES=${DTYPES:-float32}                       # of float32, bfloat16, float16
 GAMMA=${GAMMA:-3}                               # levels that a draft model drafts a round
 SHARE_PREFIX=${SHARE_PREFIX:-true}               # read what all prompts begin with once; generate reads it each time
 REQUESTS=${REQUESTS:-20}
+VLLM_PYTHON=${VLLM_PYTHON:-}                     # an interpreter with vLLM, whose beam search takes turns with ours; empty: none
 SEED=${SEED:-0}
 
 NUM_PROCESSES=1 launch benchmark \
     --dataset "$DATASET" --data_path "$DATA_PATH" --index "$INDEX" --target_model "$TARGET_MODEL" --draft_model "$DRAFT_MODEL" \
     --shape "$SHAPE" --draft_shape "$DRAFT_SHAPE" --output_dir "$OUTPUT_DIR/$DATASET/benchmark" \
     --methods "$METHODS" --run_beam_sizes "$RUN_BEAM_SIZES" --batch_sizes "$BATCH_SIZES" --dtypes "$DTYPES" \
-    --gamma "$GAMMA" --share_prefix "$SHARE_PREFIX" --requests "$REQUESTS" --seed "$SEED" "$@"
+    --gamma "$GAMMA" --share_prefix "$SHARE_PREFIX" --requests "$REQUESTS" --vllm_python "$VLLM_PYTHON" --seed "$SEED" "$@"

@@ -21,6 +21,7 @@ MAY_IMPORT = {
         "numpy", "pandas", "pyarrow", "matplotlib", "duckdb", "litserve",
         "fastapi", "starlette", "pydantic", "prometheus_client", "httpx2", "ray",
         "huggingface_hub",  # which comes with transformers
+        "vllm",  # of an environment of its own: vllm_worker.py
     },
     "specgr": {
         "genrec", "beamsd", "torch", "transformers", "accelerate", "safetensors", "datasets", "numpy", "pandas", "yaml",

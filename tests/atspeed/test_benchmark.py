@@ -92,6 +92,24 @@ def test_an_interpreter_or_a_folder_that_is_not_beamsds_is_refused_before_any_wo
     ):
         output, code = script("compare_beamsd", folder, **(flags | options))
         assert (code, message in output) == (2, True), output
+    output, code = script("benchmark", folder, **(flags | {"VLLM_PYTHON": sys.executable}))
+    assert (code, "it is to be an interpreter with vLLM" in output) == (2, True), output
+
+
+@pytest.mark.skipif(not os.environ.get("VLLM_PYTHON"), reason="set VLLM_PYTHON to an interpreter with vLLM")
+def test_vllms_beam_search_is_timed_and_what_is_no_item_is_counted(tmp_path, save_random_target):
+    target = save_random_target(tmp_path)
+    options = {
+        "REQUESTS": "3",
+        "BATCH_SIZES": "1,2",
+        "RUN_BEAM_SIZES": "1,4",
+        "DRAFT_MODEL": "",
+        "TARGET_MODEL": str(target),
+    }
+    output = succeed("benchmark", tmp_path, "--warmup", "0", **UNSET, **options, METHODS="generate,gamma 0")
+    assert re.findall(
+        r"vLLM beam search: \d+ of 6 lists are those of generate; \d+ of 15 sequences are no item", output
+    )
 
 
 @pytest.mark.skipif(not os.environ.get("BEAMSD"), reason="set BEAMSD and BEAMSD_PYTHON: see script/compare_beamsd.sh")

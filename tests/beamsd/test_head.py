@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from beamsd import Trie, beam_search
 from beamsd.models.parts import split
-from conftest import ARCHITECTURES, COMMON, random_items, random_prompts
+from conftest import ARCHITECTURES, COMMON, LENGTH, noisy_copy, random_items, random_prompts, tiny_llama
 
 GROUPED = COMMON | {"num_key_value_heads": 2}
 CASES = {name: (config, True) for name, config in ARCHITECTURES.items()} | {
@@ -30,3 +30,19 @@ def test_the_words_after_any_node_are_the_models_own(architecture):
     sequences = torch.cat([ids.expand(7, -1), result.sequences[0]], 1)
     log_probs = model(sequences).logits.log_softmax(-1)[:, 5:-1].gather(2, result.sequences[0][..., None])
     torch.testing.assert_close(log_probs.sum((1, 2)), result.scores[0], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("width", [1, 12])
+def test_on_a_cpu_the_head_is_called_for_no_level_beyond_the_last_accepted_and_once_for_few_nodes(noise, width):
+    target = tiny_llama(1, 2)
+    draft = noisy_copy(target, noise, seed=3)
+    calls = []
+    target.lm_head.register_forward_hook(lambda head, states, logits: calls.append(logits.shape[1]))
+    (ids, mask), trie = random_prompts(1, 6), Trie(random_items(200))
+    beam_search(target, ids, mask, trie=trie, width=width)  # looked at as any model once
+    calls.clear()
+    result = beam_search(target, ids, mask, trie=trie, width=width, draft=draft, gamma=3, draft_width=2 * width)
+    (accepted,) = result.accepted.tolist()
+    assert len(calls) == (len(accepted) if width == 1 else sum(each + 1 for each in accepted))
+    assert sum(each + 1 for each in accepted) == LENGTH

@@ -1,6 +1,6 @@
 """Answers requests with the released BeamSD, in an environment of its own: transformers 4.41 to 4.44, numpy below 2.
 
-Started as a script by `ReleasedBeamSD`, which asks a line of JSON at a time and reads a line for each. It imports
+Started as a script by `Peer`, which asks a line of JSON at a time and reads a line for each. It imports
 nothing of this project, whose package `atspeed` has the name of BeamSD's.
 """
 
@@ -36,7 +36,9 @@ def main() -> None:
     tell(answers, {"transformers": transformers.__version__, "torch": torch.__version__})
     for line in sys.stdin:
         asked = json.loads(line)
-        tell(answers, answer(beamsd, target, draft, children, calls, **asked))
+        prompts = asked.pop("prompts")
+        requests = [answer(beamsd, target, draft, children, calls, prompt=prompt, **asked) for prompt in prompts]
+        tell(answers, {"seconds": sum(each["seconds"] for each in requests), "requests": requests})
 
 
 class Calls:

@@ -19,9 +19,11 @@ GENERATE, BASELINE, SPECULATIVE = "generate", "gamma 0", "speculative"
 TRIE, HYBRID, AUTO, STRICT = "trie", "hybrid", "auto", "strict"
 RELAXED, COUPLED, SAMPLE = "relaxed", "coupled", "sample"
 CAPTURED, AUTO_CAPTURED = "gamma 0 captured", "auto captured"
+ON_PATHS = "speculative without tree attention"
 COMPARED = (GENERATE, BASELINE, SPECULATIVE)  # what stage 4 reports
-ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, COUPLED, SAMPLE)
-NEED_DRAFT = (SPECULATIVE, HYBRID, RELAXED, COUPLED)
+ALL = (GENERATE, BASELINE, SPECULATIVE, TRIE, HYBRID, AUTO, CAPTURED, AUTO_CAPTURED, RELAXED, COUPLED, SAMPLE, ON_PATHS)
+ON_REQUEST = (ON_PATHS,)  # of all, those that are compared only where they are named
+NEED_DRAFT = (SPECULATIVE, HYBRID, RELAXED, COUPLED, ON_PATHS)
 GAMMA = 3  # levels that a draft drafts a round, unless told otherwise
 AUTO_REQUESTS = 30  # after which auto has tried what it will try, ...
 AUTO_COMPILED = 60  # ... and what it chose is compiled
@@ -117,6 +119,7 @@ def make_methods(
         RELAXED: ours(draws=True, verification="relaxed", **by_model),
         COUPLED: ours(draws=True, verification="coupled", **by_model),
         SAMPLE: ours(draws=True, verification="sample", drafter="trie", nodes=nodes),
+        ON_PATHS: ours(tree_attention=False, constrained_softmax=constrained_softmax, **by_model),
     }
     return {name: methods[name] for name in names if draft is not None or name not in NEED_DRAFT}
 

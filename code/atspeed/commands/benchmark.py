@@ -16,8 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atspeed.benchmark.methods import ALL, AUTO_CAPTURED, BASELINE, CAPTURED, GAMMA, GENERATE, check_fit, make_methods
-from atspeed.benchmark.released_beamsd import ReleasedBeamSD, check_beamsd
+from atspeed.benchmark.methods import (
+    ALL,
+    AUTO_CAPTURED,
+    BASELINE,
+    CAPTURED,
+    GAMMA,
+    GENERATE,
+    ON_REQUEST,
+    check_fit,
+    make_methods,
+)
+from atspeed.benchmark.peers import check_beamsd, check_vllm, start_beamsd, start_vllm
 from atspeed.benchmark.report import results_name, save_benchmark, short, timings, verdict
 from atspeed.benchmark.waits import save_waits, waits
 from atspeed.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -62,6 +72,7 @@ def main(
     constrained_softmax: bool = True,
     beamsd: str | None = None,
     beamsd_python: str | None = None,
+    vllm_python: str | None = None,
     share_prefix: bool = True,
     requests: int = 20,
     warmup: int = 2,
@@ -71,12 +82,7 @@ def main(
     check(methods or ALL, target_model, shape, draft_model, draft_shape)
     for dtype in dtypes:
         check_dtype(dtype)
-    if beamsd or beamsd_python:
-        if not (beamsd and beamsd_python and target_model):
-            raise UserError("BeamSD runs on checkpoints: give --beamsd, --beamsd_python and --target_model together")
-        if dtypes != ("float32",):
-            raise UserError(f"--dtypes {','.join(dtypes)}: BeamSD is compared in float32")
-        check_beamsd(beamsd, beamsd_python)
+    check_peers(beamsd, beamsd_python, vllm_python, target_model, dtypes)
     data = load_dataset(data_path, dataset, index)
     check_fit(data.catalogue, "run_beam_sizes", *run_beam_sizes, gamma=gamma)
     opened = [path and check_model(path, data) for path in (target_model, draft_model)]
@@ -90,6 +96,7 @@ def main(
         "constrained_softmax": constrained_softmax,
         "batch_sizes": list(batch_sizes), "dtypes": list(dtypes), "share_prefix": share_prefix, "warmup": warmup,
         "seed": seed, "beamsd": beamsd and short((Path(beamsd) / "atspeed" / "beamsd.py").read_text()),
+        "vllm": bool(vllm_python),
     }  # fmt: skip
     output = Path(output_dir) / results_name(
         run_beam_sizes, f"gamma{gamma}", batch_sizes, "-".join(dtypes), f"{requests}requests-seed{seed}",
@@ -106,7 +113,8 @@ def main(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # Compiling for a CPU takes half a minute for every number of tokens, so it must be asked for.
-    methods = methods or tuple(name for name in ALL if device.type == "cuda" or name not in (CAPTURED, AUTO_CAPTURED))
+    left_out = ON_REQUEST if device.type == "cuda" else (*ON_REQUEST, CAPTURED, AUTO_CAPTURED)
+    methods = methods or tuple(name for name in ALL if name not in left_out)
     for dtype in dtypes:
         target, tokenizer = open_model(target_model, shape, data, dtype, seed, device)
         draft, items = None, data.catalogue.token_ids(tokenizer).to(device)
@@ -119,12 +127,15 @@ def main(
             make_methods, items=items, draft_width=draft_beam_size, gamma=gamma, nodes=nodes, names=methods,
             prefix=prefix, constrained_softmax=constrained_softmax,
         )  # fmt: skip
-        peer, notes = None, []
+        peers, notes, threads = [], [], torch.get_num_threads()
         if beamsd and beamsd_python and target_model:
-            peer = ReleasedBeamSD(beamsd, beamsd_python, target_model, draft_model, items, torch.get_num_threads())
+            peers += [start_beamsd(beamsd, beamsd_python, target_model, draft_model, items, threads)]
+        if vllm_python and target_model:
+            peers += [start_vllm(vllm_python, target_model, items.shape[1], run_beam_sizes, threads)]
+        for peer in peers:
             versions = ", ".join(f"{name} {version}" for name, version in peer.versions.items())
-            notes = [f"BeamSD: {versions}, one request at a time; its times are those of its decoding alone."]
-            make = partial(_with_peer, make, peer.methods(draft is not None, draft_beam_size, gamma))
+            notes += [f"{peer.name}: {versions}, {peer.how}; its times are those of its decoding alone."]
+            make = partial(_with_peer, make, peer.methods(draft_beam_size, gamma))
         for batch_size in batch_sizes:
             name = f"batch-{batch_size}-{dtype}"
             if (output / f"{name}.png").exists():  # of a run that was cut off later
@@ -139,7 +150,7 @@ def main(
             print("\n".join(["", headline, "", to_markdown(table, SHOWN), *said[:1]]))
         headline = f"{dataset}, {len(prompts)} requests, {dtype}, {models}, {made_on(device)}, seed {seed}"
         save_waits(output, waits(output, dtype), headline, f"waits-{dtype}")
-        if peer:
+        for peer in peers:
             peer.close()
     write_facts(output, make_facts(STAGE, made_of, machine=machine_name(device)))
     print(f"written to {output}")
@@ -155,7 +166,7 @@ def measure(
     table["peak MB"] = [memory[row.K][row.method] for row in table.itertuples()]
     table["requests/s"] = 1e3 / table["ms"]
     agreed = [verdict([r for r in records if bench.methods[r.method].promises], bench.exact)]
-    agreed += [_agreement(name, records) for name, method in bench.methods.items() if method.peer]
+    agreed += [_agreement(name, records, bench.legal) for name, method in bench.methods.items() if method.peer]
     notes = ["\n".join(agreed)]
     notes += [f"\n{name}:\n\n{m.auto.report()}" for name, m in bench.methods.items() if m.auto]
     return table, notes
@@ -167,14 +178,17 @@ def _with_peer(
     return make(*models) | peer
 
 
-def _agreement(name: str, records: "list[Record]") -> str:
-    """How many lists of other software are those of `generate`, in order."""
+def _agreement(name: str, records: "list[Record]", legal: set[tuple[int, ...]]) -> str:
+    """How many lists of other software are those of `generate`, in order, and what of them is no item."""
     lists: dict[str, dict] = {
         method: {(r.width, r.request): r.sequences for r in records if r.method == method}
         for method in (name, GENERATE)
     }
     same = sum(found == lists[GENERATE][key] for key, found in lists[name].items())
-    return f"{name}: {same} of {len(lists[name])} lists are those of generate."
+    sequences = [tuple(sequence) for found in lists[name].values() for sequence in found]
+    invalid = sum(sequence not in legal for sequence in sequences)
+    no_item = f"; {invalid} of {len(sequences)} sequences are no item" if invalid else ""
+    return f"{name}: {same} of {len(lists[name])} lists are those of generate{no_item}."
 
 
 def check(
@@ -190,6 +204,24 @@ def check(
         raise UserError("give --target_model or --shape, and at most one of --draft_model and --draft_shape")
     for name in filter(None, (shape, draft_shape)):
         check_shape(name)
+
+
+def check_peers(
+    beamsd: str | None, beamsd_python: str | None, vllm_python: str | None, target: str | None, dtypes: tuple[str, ...]
+) -> None:
+    """Raises UserError for other software that is not there, or cannot be compared with, before any work."""
+    if not (beamsd or beamsd_python or vllm_python):
+        return
+    if bool(beamsd) != bool(beamsd_python) or not target:
+        raise UserError(
+            "BeamSD and vLLM run on checkpoints: give --target_model, and --beamsd and --beamsd_python together"
+        )
+    if dtypes != ("float32",):
+        raise UserError(f"--dtypes {','.join(dtypes)}: BeamSD and vLLM are compared in float32")
+    if beamsd and beamsd_python:
+        check_beamsd(beamsd, beamsd_python)
+    if vllm_python:
+        check_vllm(vllm_python)
 
 
 def check_model(path: str, data: Dataset) -> Checkpoint:

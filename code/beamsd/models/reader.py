@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from beamsd.tree import Tree
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+FEW = 16  # nodes of all requests
 KeysValues = list[tuple[Tensor, Tensor]]  # of each layer, (B, heads, m, d)
 
 
@@ -34,6 +35,15 @@ class TreeOutput:
     def logits(self, nodes: Tensor) -> Tensor:
         """Next-token logits (B, m, V) float32 at `nodes` (B, m), over the full vocabulary; never a view."""
         return self.head(self.at(nodes)).float()
+
+    def for_levels(self, levels: int) -> TreeOutput:
+        """The same, to be asked for that many drafted levels and one more, by turns.
+
+        On a CPU the head takes the time of reading its weights, so that of few nodes all logits are computed at once.
+        """
+        if not levels or self.states.device.type != "cpu" or self.states[..., 0].numel() > FEW:
+            return self
+        return replace(self, states=self.head(self.states), head=nn.Identity())
 
 
 class TreeReader(Protocol):
@@ -174,12 +184,8 @@ class Reader:
         if whole or self.read > 0 or tree.size > tree.causal:
             mask = tree.additive_mask(self.read, self.capacity if whole else tree.size, self.model.dtype)
         inputs = {
-            "attention_mask": mask,
-            "position_ids": tree.positions(self.read).clamp(max=self.longest - 1),
-            "use_cache": True,
-            "return_dict": True,
-            **self.cache,
-        }
+            "attention_mask": mask, "position_ids": tree.positions(self.read).clamp(max=self.longest - 1), **self.cache,
+        }  # fmt: skip
         if self.compiled is not None and self.parts:
             if not self.layers[0].is_initialized:
                 self._fill_cache(len(tree.tokens))
@@ -187,12 +193,7 @@ class Reader:
             for layer in self.layers:
                 layer.slots, layer.read = slots, tree.size
             input_ids = input_ids.contiguous()  # a slice would be another shape to the compiler
-            states, head = self.compiled(input_ids=input_ids, **inputs).last_hidden_state, self.parts.head
-        elif self.parts:
-            states, head = self.parts.body(input_ids=input_ids, **inputs).last_hidden_state, self.parts.head
-        else:
-            kept = {"logits_to_keep": tree.size - since} if self.keeps_logits else {}
-            states, head = self.model(input_ids=input_ids, **inputs, **kept).logits, nn.Identity()
+        states, head = self.run(input_ids, tree.size - since, **inputs)
         self.forwards.append(tree.size - self.read)
         self.read = tree.size
         if self.layers[0].read != self.read:
@@ -201,6 +202,14 @@ class Reader:
                 "that: call model.eval()"
             )
         return TreeOutput(states[:, since - tree.size :], since, head)
+
+    def run(self, input_ids: Tensor, last: int, **inputs: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """One forward; returns what the head reads, of the last so many tokens at least, and the head."""
+        inputs |= {"input_ids": input_ids, "use_cache": True, "return_dict": True}
+        if self.parts:
+            return (self.compiled or self.parts.body)(**inputs).last_hidden_state, self.parts.head
+        kept = {"logits_to_keep": last} if self.keeps_logits else {}
+        return self.model(**inputs, **kept).logits, nn.Identity()
 
     def keep(self, slots: Tensor, capacity: int) -> None:
         """Follow a tree of which only the nodes at `slots` (B, m) are left, among those that were read."""

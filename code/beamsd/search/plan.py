@@ -35,6 +35,7 @@ class SearchPlan:
     widths: tuple[int | None, ...]  # of the levels that the draft model ranks
     nodes: int  # that "trie" and "hybrid" draft a round, at most
     constrained_softmax: bool  # of the draft
+    tree_attention: bool
     in_step: bool  # the rows of a batch stand at the same depth
     seeds: Tensor | None  # (B,) long, what verification and scoring draw from
     shortest: int  # tokens of the shortest prompt
@@ -55,7 +56,7 @@ class SearchPlan:
     @property
     def is_recordable(self) -> bool:
         """Whether a program may be made of it, which holds nothing that belongs to the requests of one batch."""
-        return not isinstance(self.legal, TrieConstraint) or self.legal.blocked is None
+        return self.tree_attention and (not isinstance(self.legal, TrieConstraint) or self.legal.blocked is None)
 
     @property
     def most_nodes(self) -> int:

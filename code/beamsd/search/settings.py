@@ -51,6 +51,8 @@ class Settings:
     logits_processor, stopping_criteria: as in `generate`; called with the very sequences that it would give them, so
     the rows of a batch go in step, and only those of transformers itself work for the draft too.
     raw: give logits, not log-probabilities, to the processors, as greedy search does.
+    tree_attention: False is an ablation: every path of drafted tokens is read as a sequence of its own, with copies of
+    the keys and values before it.
     trace: a `Trace`, to record the target's log-probabilities at every level, where nothing is drafted.
     """
 
@@ -71,6 +73,7 @@ class Settings:
     logits_processor: LogitsProcessorList | None = None
     stopping_criteria: StoppingCriteriaList | None = None
     raw: bool = False
+    tree_attention: bool = True
     trace: Trace | None = None
 
     def __post_init__(self):
@@ -102,8 +105,8 @@ class Settings:
         return SearchPlan(
             legal, ending, verification, draft_scoring, self.width, self.drafter, self._widths(), self._nodes(),
             constrained_softmax=self.constrained_softmax and self.verification != "relaxed",
-            in_step=bool(self.logits_processor or self.stopping_criteria), seeds=seeds,
-            shortest=shortest, longest=longest, largest=largest,
+            tree_attention=self.tree_attention, in_step=bool(self.logits_processor or self.stopping_criteria),
+            seeds=seeds, shortest=shortest, longest=longest, largest=largest,
         )  # fmt: skip
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from beamsd.models.path_reader import PathReader
 from beamsd.models.prefix import Prefix
 from beamsd.models.reader import Reader, TreeReader
 from beamsd.models.support import positions_of
@@ -78,9 +79,11 @@ class DecodingFactory(Protocol):
 
 def reader_of(
     model: PreTrainedModel | None, plan: SearchPlan, prompt: int, prefix: Prefix | None,
-    make: Callable[..., TreeReader] = Reader,
+    make: Callable[..., TreeReader] | None = None,
 ) -> Callable[[int], TreeReader]:  # fmt: skip
-    """A function that makes the reader of a model for a tree of so many nodes. prompt: tokens, padding included."""
+    """A function that makes the reader of a model for a tree of so many nodes. prompt: tokens, padding included.
+    make: the reader, if it is not one that the plan asks for."""
+    make = make or (Reader if plan.tree_attention else PathReader)
 
     def read(capacity: int) -> TreeReader:
         length = plan.ending.length
@@ -115,8 +118,8 @@ class SearchState:
             assert read_draft is not None, "the plan drafts with a model"
             return read_draft(capacity)
 
-        # On CUDA, looking at the draft would be one more host sync.
-        self.drafter = make_drafter(plan, draft_reader, static or input_ids.is_cuda)
+        self.static = static or input_ids.device.type != "cpu"  # elsewhere looking at a tensor would be a host sync
+        self.drafter = make_drafter(plan, draft_reader, self.static)
 
     @property
     def nbytes(self) -> int:
@@ -148,7 +151,7 @@ class SearchState:
         self.since = self.tree.size
         with self.clock("verify"):
             self.beams, self.finished, self.accepted = verify(
-                self.plan, reading, self.tree, self.levels, self.beams, self.finished
+                self.plan, reading, self.tree, self.levels, self.beams, self.finished, self.static
             )
             return self._outlook()
 

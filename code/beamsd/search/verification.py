@@ -1,6 +1,6 @@
 """Verification of drafted levels: strict top-K, relaxed sampling (AtSpeed, Algorithms 1 and 2), and coupled sampling.
 
-Batched and without host syncs, except where logits processors make the rows go in step.
+Batched and, on a GPU, without host syncs, except where logits processors make the rows go in step.
 """
 
 from dataclasses import dataclass, replace
@@ -110,19 +110,27 @@ def _cells(beams: Beams, options: TrieContinuations, level: Level) -> tuple[Tens
 
 
 def verify(
-    plan: SearchPlan, reading: TreeOutput, tree: Tree, levels: list[Level], beams: Beams, finished: Finished | None
+    plan: SearchPlan,
+    reading: TreeOutput,
+    tree: Tree,
+    levels: list[Level],
+    beams: Beams,
+    finished: Finished | None,
+    static: bool,
 ) -> tuple[Beams, Finished | None, Tensor]:
     """Walk the target's own search down the drafted levels until it leaves them.
 
     A level is accepted only if it holds *all* of the target's beams; the level after the last accepted one comes for
     free. Rows stop independently, or all together if the plan has them go in step.
 
-    reading: the target's, of the nodes where the last round ended and all drafted ones.
+    reading: the target's, of the nodes where the last round ended and all drafted ones. static: nothing may depend on
+    what tensors hold; all levels are then computed, whether they are reached or not.
     Returns the beams, whose nodes are the tree's newest, the sequences that have ended (None where none can before the
     last token), and how many levels each row accepted (B,): one less than it gained.
     """
     ending, began = plan.ending, is_open(beams, finished, plan.ending)
     stepped = going = torch.ones_like(began) if plan.in_step else began
+    reading = reading.for_levels(len(levels))
     accepted, width = torch.zeros_like(beams.depths), ending.candidates(plan.width)
     for level in [*levels, None]:
         options = plan.legal.options(reading, beams, width)
@@ -142,6 +150,8 @@ def verify(
                 break  # a host sync, since processors must not be called needlessly
         else:
             going = going & drafted & still
+            if not static and not going.any():
+                break
         accepted += going & still
         beams = replace(beams, nodes=torch.where(going[:, None], slots, beams.nodes))
     # A row that did not step appends its last tokens again, so that every row's beams are the tree's newest nodes.
