@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SpecGR from a fresh clone: set-up, a toy whose items come out over time, identifiers, all four trainings, and the table.
+# SpecGR from a fresh clone: set-up, a toy whose items come out over time, identifiers, all five trainings, and the table.
 set -euo pipefail
 [[ ${PYTHON:-} == [!/]*/* ]] && export PYTHON=$PWD/$PYTHON
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ echo "== 1/4 make the toy"
 echo "== 2/4 identifiers: an RQ-VAE fitted to the items of training"
 DATA_PATH=$FOLDER/data DATASET=toy EMBEDDINGS=$TOY/embeddings.npy CODEBOOKS=32,32,64 FIT_ON=train DISTINCT=digit \
     HIDDEN=128 LATENT=64 EPOCHS=200 BATCH_SIZE=512 bash script/build_index.sh --eval_epochs 50
-echo "== 3/4 train TIGER, UniSRec and SpecGR++"
+echo "== 3/4 train TIGER, UniSRec, SASRec_T and SpecGR++"
 bash script/specgr_train.sh "${HERE[@]}"
 echo "== 4/4 recommend new items"
 bash script/specgr_inference.sh "${HERE[@]}" --overwrite

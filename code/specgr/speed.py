@@ -26,7 +26,7 @@ from genrec.runtime.files import check_new, write_text
 from genrec.runtime.machine import machine_name
 from specgr.configuration.config import Config, run_configured
 from specgr.configuration.names import AUX, CONSTRAINED, PLUS, SPECULATIVE, check_methods
-from specgr.configuration.plans import describe, settings_of, stages_of
+from specgr.configuration.plans import OF_TEXTS, describe, settings_of, stages_of
 from specgr.run import check as check_requests
 from specgr.run import fingerprints, requests_of
 from specgr.train import open_bench
@@ -139,8 +139,9 @@ def save_random(bench: Workspace, stage: str) -> None:
     torch.manual_seed(bench.config.seed)
     folder = bench.folder(stage)
     folder.mkdir(parents=True)
-    if stage == "unisrec":
-        shape = UniSRecSettings(bench.texts.shape[1], bench.config.max_history, **asdict(bench.config.unisrec))
+    if stage in OF_TEXTS:
+        of_texts = {"unisrec": bench.config.unisrec, "sasrec_t": bench.config.sasrec_t}[stage]
+        shape = UniSRecSettings(bench.texts.shape[1], bench.config.max_history, **asdict(of_texts))
         UniSRec(shape).save(folder / MODEL)
     else:
         tiger = bench.new_tiger().eval()

@@ -1,9 +1,9 @@
-"""Train TIGER, UniSRec and the two stages of SpecGR++, those that are not trained yet.
+"""Train TIGER, UniSRec, SASRec_T and the two stages of SpecGR++, those that are not trained yet.
 
     bash script/specgr_train.sh
     accelerate launch -m specgr.train --config code/specgr/configs/toy.yaml --stages tiger,stage1,stage2
 
-Writes {output_dir}/{dataset}/{tiger,unisrec,stage1,stage2}. A training that was killed goes on where it was.
+Writes {output_dir}/{dataset}/{tiger,unisrec,sasrec_t,stage1,stage2}. A training that was killed goes on where it was.
 """
 
 import logging
@@ -16,7 +16,7 @@ from genrec.identifiers.vectors import load_embeddings
 from genrec.runtime.cli import process_count
 from genrec.runtime.errors import UserError
 from specgr.configuration.config import Config, run_configured
-from specgr.configuration.plans import STAGES, check_division, check_trained, plan_key, plan_of
+from specgr.configuration.plans import OF_TEXTS, STAGES, check_division, check_trained, plan_key, plan_of
 from specgr.data.examples import load_data
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def main(config: Config, flags: Flags) -> None:
             raise UserError(f"--stages {name}: choose from {', '.join(STAGES)}")
     names = flags.stages
     if names == STAGES and config.embeddings is None:
-        logger.info("embeddings is not set: UniSRec, and with it SpecGR_Aux, is left out")
-        names = tuple(name for name in STAGES if name != "unisrec")
+        logger.info("embeddings is not set: UniSRec, and with it SpecGR_Aux, and SASRec_T are left out")
+        names = tuple(name for name in STAGES if name not in OF_TEXTS)
     for name in names:
         check_division(plan_of(config, name), plan_key(name), process_count())
     bench = open_bench(config)

@@ -40,7 +40,9 @@ def test_the_table_has_every_method_and_all_is_in_sample_and_unseen_together(wor
     for metric in ("Recall@10", "NDCG@50"):
         parts = sum(numbers[kind] * table[f"{metric}_{kind.replace('-', '_')}"] for kind in ("in-sample", "unseen"))
         pd.testing.assert_series_equal(parts / numbers["all"], table[f"{metric}_all"], check_names=False)
-    assert table.loc["SpecGR++", "acceptance"] == 1
+    assert table.loc[["SpecGR++", "SpecGR++ after stage 1"], "acceptance"].eq(1).all()
+    assert not table.loc["SpecGR++"].equals(table.loc["SpecGR++ after stage 1"])
+    assert not table.loc["UniSRec"].equals(table.loc["SASRec_T"])
     assert table.loc["UniSRec", ["acceptance", "rounds"]].isna().all()
     assert "SpecGR_Aux" in capsys.readouterr().out
     assert json.loads((world / "r/facts.json").read_text())["settings"]["SpecGR_Aux"]["draft_size"] == 7
@@ -52,12 +54,12 @@ def test_the_sweep_varies_one_parameter_at_a_time(world, trained):
     start(sweep, world, "--draft_sizes", "3,9", "--thresholds", "-9", "--beams", "4", "--max_eval_steps", "30",
           "--results", str(world / "s"))  # fmt: skip
     table = pd.read_csv(world / "s/sweep.csv")
-    assert len(table) == 3 * 4 + 1
+    assert len(table) == 4 * 4 + 1
     drafted = table[(table["method"] == "SpecGR++") & (table["varied"] == "draft_size")]
     assert drafted["draft_size"].tolist() == [3, 9]
     assert (drafted["num_beams"] == 50).all()
     assert (world / "s/sweep.png").stat().st_size > 10_000
-    assert set(json.loads((world / "s/facts.json").read_text())["trained"]) == {"tiger", "unisrec", "stage2"}
+    assert set(json.loads((world / "s/facts.json").read_text())["trained"]) == {"tiger", "unisrec", "stage1", "stage2"}
 
 
 def test_requests_without_unseen_targets_have_a_table_and_a_sweep_all_the_same(tmp_path):
@@ -171,4 +173,4 @@ def test_every_key_of_the_configuration_is_read():
     assert [key for key in keys if f"config.{key}" not in sources and key not in SECTIONS] == []
 
 
-SECTIONS = ("train_tiger", "train_unisrec", "stage1", "stage2")  # by `stages.plan_of`
+SECTIONS = ("train_tiger", "train_unisrec", "train_sasrec_t", "stage1", "stage2")  # by `stages.plan_of`

@@ -41,7 +41,7 @@ def assert_same_weights(one, other, **tolerance):
 
 
 def test_each_stage_leaves_its_weights_facts_and_item_embeddings(trained):
-    assert sorted(path.name for path in trained.iterdir()) == ["stage1", "stage2", "tiger", "unisrec"]
+    assert sorted(path.name for path in trained.iterdir()) == ["sasrec_t", "stage1", "stage2", "tiger", "unisrec"]
     facts = json.loads((trained / "stage2/facts.json").read_text())
     assert facts["arguments"]["stage2.batch_size"] == 16
     assert [log["step"] for log in facts["results"]["history"]] == [0, 2, 4]
@@ -128,10 +128,10 @@ def test_a_stage_that_starts_from_another_tiger_is_refused(world, trained):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--stages", "tigger"), "--stages tigger: choose from tiger, unisrec"),
+        (("--stages", "tigger"), "--stages tigger: choose from tiger, unisrec, sasrec_t"),
         (("--stages", "stage2"), "stage1: not there, or not finished"),
         (("--stages", "tiger,stage2"), "stage1: not there, or not finished"),
-        (("--embeddings", "null", "--stages", "tiger,unisrec"), "UniSRec needs text embeddings"),
+        (("--embeddings", "null", "--stages", "tiger,unisrec"), "unisrec needs text embeddings"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(world, more, message):

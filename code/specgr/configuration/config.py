@@ -120,8 +120,10 @@ class Config:
     seed: int = number(0, 0, 2**31 - 1)
     tiger: TigerShape = TigerShape()
     unisrec: UniSRecShape = UniSRecShape()
+    sasrec_t: UniSRecShape = UniSRecShape(experts=1)  # a baseline: texts through one linear map, and a transformer
     train_tiger: TrainingPlan = TrainingPlan(steps=200_000)
     train_unisrec: TrainingPlan = TrainingPlan(epochs=300, cosine=False)
+    train_sasrec_t: TrainingPlan = TrainingPlan(epochs=300, cosine=False)
     stage1: Stage1Plan = Stage1Plan(epochs=50)
     stage2: ContrastivePlan = ContrastivePlan(epochs=15)
     validation: Validation = Validation()
@@ -130,10 +132,10 @@ class Config:
     plus: SpecGRSettings = PLUS
 
     def __post_init__(self) -> None:
-        shape = self.unisrec
-        if shape.hidden % shape.heads:
-            raise ValueError(f"unisrec.hidden {shape.hidden} is no multiple of unisrec.heads {shape.heads}")
-        for name in ("train_tiger", "train_unisrec", "stage1", "stage2"):
+        for name, shape in (("unisrec", self.unisrec), ("sasrec_t", self.sasrec_t)):
+            if shape.hidden % shape.heads:
+                raise ValueError(f"{name}.hidden {shape.hidden} is no multiple of {name}.heads {shape.heads}")
+        for name in ("train_tiger", "train_unisrec", "train_sasrec_t", "stage1", "stage2"):
             plan = getattr(self, name)
             if bool(plan.epochs) == bool(plan.steps):
                 raise ValueError(f"{name}: epochs {plan.epochs} and steps {plan.steps}; one of them must be 0, one not")

@@ -7,10 +7,11 @@ from pathlib import Path
 from genrec.runtime.artefacts import read_facts
 from genrec.runtime.errors import UserError
 from specgr.configuration.config import Config, ContrastivePlan, TrainingPlan
-from specgr.configuration.names import AUX, NEEDS, PLUS, SPECGR_NEIGHBOURS, check_methods
+from specgr.configuration.names import AUX, NEEDS, PLUS, PLUS_1, SPECGR_NEIGHBOURS, check_methods
 from specgr.configuration.specgr_settings import SpecGRSettings
 
-STAGES = ("tiger", "unisrec", "stage1", "stage2")  # in this order
+STAGES = ("tiger", "unisrec", "sasrec_t", "stage1", "stage2")  # in this order
+OF_TEXTS = frozenset({"unisrec", "sasrec_t"})  # which need text embeddings
 
 
 def plan_key(stage: str) -> str:
@@ -56,21 +57,21 @@ def check_trained(config: Config, stages: Sequence[str]) -> None:
 
 def methods_of(config: Config, names: Sequence[str] = ()) -> tuple[str, ...]:
     """These methods, or, for none, all that the configuration has the data for."""
-    return tuple(names) or tuple(name for name in NEEDS if "unisrec" not in NEEDS[name] or config.embeddings)
+    return tuple(names) or tuple(name for name in NEEDS if config.embeddings or not OF_TEXTS & {*NEEDS[name]})
 
 
 def stages_of(config: Config, names: Sequence[str]) -> list[str]:
     """The trainings that these methods need. Raises UserError for a method that does not exist or lacks its data."""
     check_methods(names)
     stages = [stage for stage in STAGES if any(stage in NEEDS[name] for name in names)]
-    if config.embeddings is None and "unisrec" in stages:
-        raise UserError("embeddings is not set; UniSRec and SpecGR_Aux read them: --embeddings FILE.npy")
+    if config.embeddings is None and OF_TEXTS & {*stages}:
+        raise UserError("embeddings is not set; UniSRec, SASRec_T and SpecGR_Aux read them: --embeddings FILE.npy")
     return stages
 
 
 def settings_of(config: Config, name: str, **changes: float | None) -> SpecGRSettings:
     """The settings of SpecGR_Aux or SpecGR++: the configuration's, with the changes that are not None."""
-    section = {SPECGR_NEIGHBOURS: config.neighbours, AUX: config.aux, PLUS: config.plus}[name]
+    section = {SPECGR_NEIGHBOURS: config.neighbours, AUX: config.aux, PLUS_1: config.plus, PLUS: config.plus}[name]
     try:
         return replace(section, **{key: value for key, value in changes.items() if value is not None})
     except ValueError as error:

@@ -5,9 +5,10 @@ from specgr.configuration.names import (
     CONSTRAINED,
     DECAY,
     ENCODER,
+    NEEDS,
     NEIGHBOURS,
     PLAIN,
-    PLUS,
+    SASREC_T,
     SPECGR_NEIGHBOURS,
     UNISREC,
 )
@@ -27,18 +28,21 @@ from specgr.training.stages import MODEL, Workspace, load_items, load_tiger
 def make(bench: Workspace, name: str, settings: SpecGRSettings | None = None) -> ItemRanker:
     """One of NEEDS, on the device. settings: of one that is SPECULATIVE; None: the configuration's."""
     codes = bench.codes
-    if name == UNISREC or name in DECAY:
-        return Drafted(Histories(), _unisrec(bench) if name == UNISREC else _neighbours(bench, DECAY[name]))
-    verifier = TigerVerifier(load_tiger(bench, "stage2" if name in (ENCODER, PLUS) else "tiger"), codes)
+    if name in DECAY:
+        return Drafted(Histories(), _neighbours(bench, DECAY[name]))
+    if name in (UNISREC, SASREC_T):
+        return Drafted(Histories(), _of_texts(bench, *NEEDS[name]))
+    tiger = NEEDS[name][0]  # itself, or what a stage of SpecGR++ made of it
+    verifier = TigerVerifier(load_tiger(bench, tiger), codes)
     if name in (PLAIN, CONSTRAINED):
         return BeamSearch(verifier, Prefixes.of(codes), constrained=name == CONSTRAINED)
     drafter: ItemDrafter
     if name == AUX:
-        drafter = _unisrec(bench)
+        drafter = _of_texts(bench, "unisrec")
     elif name == SPECGR_NEIGHBOURS:
         drafter = _neighbours(bench, DECAY[NEIGHBOURS])
     else:
-        drafter = EncoderDrafter(verifier.tiger, load_items(bench, "stage2"))
+        drafter = EncoderDrafter(verifier.tiger, load_items(bench, tiger))
     if name == ENCODER:
         return Drafted(verifier, drafter)
     return SpecGR(verifier, drafter, Prefixes.of(codes), bench.seen, settings or settings_of(bench.config, name))
@@ -49,6 +53,6 @@ def _neighbours(bench: Workspace, decay: float) -> ItemDrafter:
     return CodeNeighbourDrafter(bench.codes, decay) if bench.texts is None else NeighbourDrafter(bench.texts, decay)
 
 
-def _unisrec(bench: Workspace) -> UniSRecDrafter:
-    model = UniSRec.load(bench.folder("unisrec") / MODEL).to(bench.accelerator.device)
+def _of_texts(bench: Workspace, stage: str) -> UniSRecDrafter:
+    model = UniSRec.load(bench.folder(stage) / MODEL).to(bench.accelerator.device)
     return UniSRecDrafter.of(model, bench.texts)

@@ -1,4 +1,4 @@
-"""The four trainings in order; each writes weights and facts."""
+"""The trainings in order; each writes weights and facts."""
 
 import hashlib
 import logging
@@ -15,8 +15,8 @@ from torch import Tensor
 from genrec.runtime.artefacts import FACTS, NOTE, already_done, fingerprint, new_folder, other_arguments, read_facts
 from genrec.runtime.errors import UserError
 from genrec.runtime.text import read_json
-from specgr.configuration.config import Config, TrainingPlan, flat
-from specgr.configuration.plans import STAGES, check_division, over_processes, plan_key, plan_of, stage_folder
+from specgr.configuration.config import Config, TrainingPlan, UniSRecShape, flat
+from specgr.configuration.plans import OF_TEXTS, STAGES, check_division, over_processes, plan_key, plan_of, stage_folder
 from specgr.data.codes import Codes
 from specgr.data.examples import Data
 from specgr.decoding.item_drafters import Drafted, EncoderDrafter, Histories, UniSRecDrafter, item_embeddings
@@ -86,20 +86,17 @@ def train(bench: Workspace, names: tuple[str, ...], overwrite: bool) -> None:
     for name in names:
         processes = bench.accelerator.num_processes
         check_division(over_processes(plan_of(bench.config, name), processes), plan_key(name), processes)
-        if name == "unisrec" and bench.texts is None:
+        if name in OF_TEXTS and bench.texts is None:
             raise UserError(
-                "embeddings is not set; UniSRec needs text embeddings: --embeddings FILE.npy, or leave it out"
+                f"embeddings is not set; {name} needs text embeddings: --embeddings FILE.npy, or leave it out"
             )
         for needed in before.get(name, ()):
             if needed not in names:
                 open_stage(bench, needed)
+    make = {"tiger": _tiger, "unisrec": _unisrec, "sasrec_t": _sasrec_t, "stage1": _stage1, "stage2": _stage2}
     for name in STAGES:
         if name in names:
-            _train(
-                bench,
-                {"tiger": _tiger, "unisrec": _unisrec, "stage1": _stage1, "stage2": _stage2}[name](bench),
-                overwrite,
-            )
+            _train(bench, make[name](bench), overwrite)
 
 
 def _train(bench: Workspace, stage: Stage, overwrite: bool) -> None:
@@ -166,11 +163,19 @@ def _tiger(bench: Workspace) -> Stage:
 
 
 def _unisrec(bench: Workspace) -> Stage:
+    return _of_texts(bench, "unisrec", bench.config.unisrec)
+
+
+def _sasrec_t(bench: Workspace) -> Stage:
+    return _of_texts(bench, "sasrec_t", bench.config.sasrec_t)
+
+
+def _of_texts(bench: Workspace, name: str, shape: UniSRecShape) -> Stage:
     config, texts = bench.config, bench.texts
     facts = {"embeddings": bench.texts_fingerprint}
-    settings = UniSRecSettings(texts.shape[1], config.max_history, **asdict(config.unisrec))
+    settings = UniSRecSettings(texts.shape[1], config.max_history, **asdict(shape))
     return Stage(
-        "unisrec", config.train_unisrec, facts | flat(config.unisrec, "unisrec"),
+        name, plan_of(config, name), facts | flat(shape, name),
         lambda: UniSRecLoss(UniSRec(settings), texts, bench.seen, bench.data.train),
         lambda objective: Drafted(Histories(), UniSRecDrafter.of(objective.model, texts)),
     )  # fmt: skip
@@ -217,10 +222,10 @@ def open_stage(bench: Workspace, name: str) -> dict:
             f"{bench.folder(name)}: was trained on other data or identifiers than these of {bench.config.dataset}; "
             "train it again with --overwrite, or choose another output_dir"
         )
-    if name == "unisrec" and facts["arguments"]["embeddings"] != bench.texts_fingerprint:
+    if name in OF_TEXTS and facts["arguments"]["embeddings"] != bench.texts_fingerprint:
         raise UserError(
             f"{bench.folder(name)}: was trained on other text embeddings than {bench.config.embeddings}; pass those "
-            "with --embeddings, or train it again with --stages unisrec --overwrite"
+            f"with --embeddings, or train it again with --stages {name} --overwrite"
         )
     return facts
 
