@@ -42,7 +42,12 @@ def open_bench(config: Config, trained: Sequence[str] = ()) -> "Workspace":
         )
     check_trained(config, trained)
     data = load_data(
-        config.data_path, config.dataset, config.index, max_history=config.max_history, digits=config.digits
+        config.data_path,
+        config.dataset,
+        config.index,
+        max_history=config.max_history,
+        digits=config.digits,
+        bos_eos=config.bos_eos,
     )
     texts = load_embeddings(Path(config.embeddings), len(data.seen)).float() if config.embeddings else None
 

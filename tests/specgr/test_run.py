@@ -167,6 +167,17 @@ def test_a_loss_of_weight_0_teaches_nothing(world, without, untaught, taught):
     assert not any(name.startswith(untaught) for name in moved)
 
 
+def test_bos_and_eos_are_read_by_all_that_was_trained_with_them_and_refused_by_the_rest(world, trained):
+    ours = ("--bos_eos", "true", "--methods", "SpecGR++ after stage 1,TIGER", "--max_eval_steps", "30")
+    with pytest.raises(UserError, match="was trained on other data or identifiers"):
+        start(run, world, *ours, "--results", str(world / "bos"))
+    with pytest.raises(UserError, match="was made with --bos_eos False, not True"):
+        run_training(world, "whole", "--stages", "tiger", "--bos_eos", "true")
+    run_training(world, "bos", "--stages", "tiger,stage1", "--bos_eos", "true")
+    run.main(*read_arguments(flags(world, "bos", *ours, "--results", str(world / "bos/r")), run.Flags))
+    assert len(pd.read_csv(world / "bos/r/results.csv")) == 2
+
+
 def test_every_key_of_the_configuration_is_read():
     sources = "".join(path.read_text() for path in (ROOT / "code/specgr").rglob("*.py"))
     keys = [one.name for one in fields(Config)]

@@ -23,6 +23,19 @@ def test_a_history_is_its_items_tokens_and_padding():
     assert mask.tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
 
 
+def test_bos_and_eos_stand_around_what_there_is():
+    codes = Codes.from_semantic(SEMANTIC, sizes=(3, 2), digits=4, bos_eos=True)
+    assert codes.vocabulary_size == 12
+    ids, mask = codes.to("cpu").history(torch.tensor([[1, 4], [3, -1], [-1, 0], [-1, -1]]))
+    assert ids.tolist() == [
+        [10, 3, 4, 6, 1, 5, 8, 11],
+        [10, 1, 4, 6, 11, PAD, PAD, PAD],
+        [PAD, PAD, PAD, 10, 1, 5, 6, 11],
+        [10, 11, PAD, PAD, PAD, PAD, PAD, PAD],
+    ]
+    assert mask.tolist() == [[1] * 8, [1] * 5 + [0] * 3, [0] * 3 + [1] * 5, [1] * 2 + [0] * 6]
+
+
 def test_a_catalogue_of_the_atspeed_layout_keeps_all_but_its_last_level():
     names = [("<a_2>", "<b_0>", "<c_7>"), ("<a_10>", "<b_0>", "<c_7>"), ("<a_2>", "<b_0>", "<c_7>")]
     codes = Codes.from_catalogue(Catalogue(dict(enumerate(names))), digits=2)

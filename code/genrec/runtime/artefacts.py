@@ -42,8 +42,9 @@ UNFINISHED = (
 NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # stage -> script variable of the output
 # Arguments that folders made before there was a choice do not name -> how the stages worked then.
 BEFORE_THERE_WAS = {
-    "collaborative": 0, "exclude_seen": False, "item_rows": "random", "lora_modules": ["q_proj", "v_proj"],
-    "plus.adjust_likelihood": True, "plus.guided": True, "plus.adaptive_exit": True, "vllm": False,
+    "bos_eos": False, "collaborative": 0, "exclude_seen": False, "item_rows": "random",
+    "lora_modules": ["q_proj", "v_proj"], "plus.adaptive_exit": True, "plus.adjust_likelihood": True,
+    "plus.guided": True, "vllm": False,
 }  # fmt: skip
 _held: dict[Path, TextIO] = {}  # locks by folder, held while this process works there
 

@@ -116,6 +116,7 @@ class Config:
     index: str | None = None  # identifiers, JSON; None: the one of the data set's folder
     embeddings: str | None = None  # text embeddings (n_items, d), .npy, for UniSRec; None: no SpecGR_Aux
     digits: int = number(256, 1)  # codes of the identification digit
+    bos_eos: bool = False  # the encoder reads a BOS token before the codes and an EOS token after them
     max_history: int = number(20, 1)  # the last items of a history are read
     seed: int = number(0, 0, 2**31 - 1)
     tiger: TigerShape = TigerShape()

@@ -1,6 +1,6 @@
 """Items as sequences of codes: l - 1 semantic levels and an identification digit that tells apart what shares them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from genrec.data.catalogue import Catalogue
 from genrec.identifiers.quantise import identification_digits
@@ -28,6 +29,7 @@ class Codes:
 
     codes: Tensor  # (n_items, l) long, 0-based within a level; the last level is the identification digit
     sizes: tuple[int, ...]  # (l,), codes that a level may have
+    bos_eos: bool = False  # a BOS token stands before what the encoder reads, and an EOS token after it
 
     def __post_init__(self) -> None:
         codes, sizes = self.codes, torch.tensor(self.sizes)
@@ -49,7 +51,9 @@ class Codes:
             raise ValueError(f"items {same[0]} and {same[1]} share the identifier {codes[same[0]].tolist()}")
 
     @classmethod
-    def from_semantic(cls, semantic: Tensor, sizes: tuple[int, ...], digits: int = 256) -> "Codes":
+    def from_semantic(
+        cls, semantic: Tensor, sizes: tuple[int, ...], digits: int = 256, bos_eos: bool = False
+    ) -> "Codes":
         """Append the identification digit: items that share their semantic codes are numbered in order of the items.
 
         semantic: (n_items, l - 1) long. sizes: of these levels. digits: size of the level of the identification digit.
@@ -62,10 +66,10 @@ class Codes:
                 f"{int(digit.max()) + 1} items share the semantic codes {shared}, but the identification digit tells "
                 f"apart {digits}; raise its size, or fit the tokenizer with more codes"
             )
-        return cls(torch.cat([semantic, digit[:, None]], -1), (*sizes, digits))
+        return cls(torch.cat([semantic, digit[:, None]], -1), (*sizes, digits), bos_eos)
 
     @classmethod
-    def from_catalogue(cls, catalogue: Catalogue, digits: int = 256) -> "Codes":
+    def from_catalogue(cls, catalogue: Catalogue, digits: int = 256, bos_eos: bool = False) -> "Codes":
         """The codes of a data set in the AtSpeed layout. Its last level, there to tell items apart, is numbered anew,
         since the index may give several items one identifier.
 
@@ -84,7 +88,7 @@ class Codes:
             {token: code for code, token in enumerate(t for t in catalogue.tokens if t in level)} for level in levels
         ]
         semantic = torch.tensor([[code_of[level][catalogue.identifiers[i][level]] for level in kept] for i in items])
-        return cls.from_semantic(semantic, tuple(map(len, levels)), digits)
+        return cls.from_semantic(semantic, tuple(map(len, levels)), digits, bos_eos)
 
     @property
     def levels(self) -> int:
@@ -93,8 +97,8 @@ class Codes:
 
     @property
     def vocabulary_size(self) -> int:
-        """PAD and all tokens."""
-        return 1 + sum(self.sizes)
+        """PAD, all tokens of identifiers, and BOS and EOS where there are any, which come last."""
+        return 1 + sum(self.sizes) + 2 * self.bos_eos
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -105,14 +109,20 @@ class Codes:
     def history(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder reads. items: (B, T) long, oldest first, NOTHING where there is none (at either end).
 
-        Returns input_ids and attention_mask, both (B, T * l) long.
+        Returns input_ids and attention_mask, both (B, T * l) long; with `bos_eos` (B, T * l + 2).
         """
         real = (items != NOTHING)[..., None].expand(-1, -1, self.levels)
-        tokens = self.tokens[items.clamp(min=0)].where(real, PAD)
-        return tokens.flatten(1), real.flatten(1).long()
+        tokens = self.tokens[items.clamp(min=0)].where(real, PAD).flatten(1)
+        mask = real.flatten(1).long()
+        if not self.bos_eos:
+            return tokens, mask
+        first = mask.argmax(1, keepdim=True)  # of what there is, before BOS moves it by one
+        ends = torch.cat([first, first + mask.sum(1, keepdim=True) + 1], 1)
+        frame = torch.arange(self.vocabulary_size - 2, self.vocabulary_size, device=ends.device).expand_as(ends)
+        return pad(tokens, (1, 1), value=PAD).scatter(1, ends, frame), pad(mask, (1, 1)).scatter(1, ends, 1)
 
     def to(self, device: torch.device | str) -> "Codes":
-        return Codes(self.codes.to(device), self.sizes)
+        return replace(self, codes=self.codes.to(device))
 
     def save(self, path: Path) -> None:
         """Write a .safetensors file, whole or not at all."""

@@ -116,14 +116,21 @@ class Data:
         return self._digest(torch.cat([items[:, None], self.codes.codes[items]], 1), self.train, self.valid)
 
     def _digest(self, codes: Tensor, *splits: Examples) -> str:
-        digest = hashlib.sha256(str(self.codes.sizes).encode())
+        ends = ", BOS and EOS" if self.codes.bos_eos else ""
+        digest = hashlib.sha256(f"{self.codes.sizes}{ends}".encode())
         for part in (codes, *(part for split in splits for part in (split.histories, split.targets))):
             digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
 def load_data(
-    data_path: str, dataset: str, index: str | None = None, *, max_history: int = 20, digits: int = 256
+    data_path: str,
+    dataset: str,
+    index: str | None = None,
+    *,
+    max_history: int = 20,
+    digits: int = 256,
+    bos_eos: bool = False,
 ) -> Data:
     """Read data_path/dataset, in either layout, and its identifiers (`<dataset>.*.json`, or the file `index`).
 
@@ -145,7 +152,7 @@ def load_data(
 
     from specgr.data.codes import Codes
 
-    codes = Codes.from_catalogue(catalogue, digits)
+    codes = Codes.from_catalogue(catalogue, digits, bos_eos)
     seen = torch.zeros(len(codes.codes), dtype=torch.bool)
     seen[[item for _, item in pairs["train"]]] = True
     with_history = {split: [(history, item) for history, item in pairs[split] if len(history)] for split in SPLITS}

@@ -40,8 +40,8 @@ class EncoderDrafter:
 def item_embeddings(tiger: Tiger, codes: Codes, batch_size: int = 1024) -> Tensor:
     """The encoder's embedding of every item's own identifier (n_items, p), new items included."""
     chunks = []
-    for tokens in codes.tokens.split(batch_size):
-        mask = torch.ones_like(tokens)
+    for items in torch.arange(len(codes.codes), device=codes.codes.device)[:, None].split(batch_size):
+        tokens, mask = codes.history(items)
         chunks.append(tiger.embed(tiger.encode(tokens, mask), mask))
     return torch.cat(chunks)
 

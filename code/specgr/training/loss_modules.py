@@ -87,8 +87,7 @@ class Stage1Loss(LossModule):
 
     def embedding_loss(self, histories: Tensor, targets: Tensor) -> Tensor:
         """histories (b, p), targets (b,) -> ()."""
-        tokens = self.codes.tokens[targets]
-        mask = torch.ones_like(tokens)
+        tokens, mask = self.codes.history(targets[:, None])
         items = self.model.embed(self.model.encode(tokens, mask), mask)
         first, everyone = first_row(len(targets)), gather(targets)
         return info_nce(histories, items, targets, gather(items), everyone, first, self.plan.temperature).mean()

@@ -103,7 +103,8 @@ def _train(bench: Workspace, stage: Stage, overwrite: bool) -> None:
     config, accelerator, output = bench.config, bench.accelerator, bench.folder(stage.name)
     plan = over_processes(stage.plan, accelerator.num_processes)
     arguments = {
-        "dataset": config.dataset, "data": bench.data.trained_fingerprint, "seed": config.seed, **stage.facts,
+        "dataset": config.dataset, "data": bench.data.trained_fingerprint, "bos_eos": config.bos_eos,
+        "seed": config.seed, **stage.facts,
         **flat(plan, plan_key(stage.name)), **flat(config.validation, "validation"),
     }  # fmt: skip
     del arguments["validation.batch_size"]  # a matter of memory
