@@ -1,6 +1,6 @@
 """How many requests a second a recommender answers, one at a time and many at once.
 
-    python -m specgr.speed --config code/specgr/configs/beauty.yaml --batch_sizes 1,8,64
+    python -m specgr.speed --config code/specgr/configs/beauty.yaml --batch_sizes 1,8,64 --k 10,20,50
 
 First every batch size must give the lists of batch size 1, then all are timed in turn, several times over, so that a
 busy machine hits all of them. Trained models if they are there, else random weights of the same shape, which the
@@ -47,7 +47,7 @@ Batches = dict[int, list[tuple[list[int], "Tensor"]]]  # by size: numbers of req
 class Flags:
     batch_sizes: tuple[int, ...] = (1, 8, 64)
     methods: tuple[str, ...] = ()  # of `names.NEEDS`; none: both SpecGR, without texts one, and TIGER constrained
-    k: int = 50  # items a list
+    k: tuple[int, ...] = (50,)  # items a list
     draft_size: int | None = None  # of SpecGR with any drafter, instead of the configuration's; so the next two
     num_beams: int | None = None
     threshold: float | None = None
@@ -83,14 +83,14 @@ def main(config: Config, flags: Flags) -> None:
     }
     with trained_or_random(bench, names) as (ready, weights):
         recommenders = {name: make(ready, name, settings.get(name)) for name in names}
-    facts = {name: compare(name, recommender, batches, flags.k) for name, recommender in recommenders.items()}
+    facts = [compare(name, recommender, batches, k) for k in flags.k for name, recommender in recommenders.items()]
     print("every batch size gives the lists of batch size 1; timed now", flush=True)
-    table = time_in_turn(recommenders, batches, flags.k, flags.repetitions, len(samples))
-    table = table.merge(pd.DataFrame(facts.values()), on="method")
+    timed = [time_in_turn(recommenders, batches, k, flags.repetitions, len(samples)) for k in flags.k]
+    table = pd.concat(timed).merge(pd.DataFrame(facts), on=["method", "K"])
     machine = machine_name(bench.accelerator.device)
     headline = (
-        f"{config.dataset}, {flags.eval_mode}: {len(samples)} requests, K {flags.k}, {weights}{describe(settings)}; "
-        f"{machine}; median of {flags.repetitions} repetitions, lowest and highest beside it"
+        f"{config.dataset}, {flags.eval_mode}: {len(samples)} requests, K {','.join(map(str, flags.k))}, {weights}"
+        f"{describe(settings)}; {machine}; median of {flags.repetitions} repetitions, lowest and highest beside it"
     )
     of = {
         "machine": machine, "data": bench.data.fingerprint, "weights": weights,
@@ -169,7 +169,7 @@ def compare(name: str, recommender: ItemRanker, batches: Batches, k: int) -> dic
     if alone.rounds is not None:
         rounds = alone.rounds.double().mean().item()
         acceptance = (alone.accepted.sum() / alone.drafted.sum()).item()
-    return {"method": name, "rounds": rounds, "acceptance": acceptance, "ties": most}
+    return {"method": name, "K": k, "rounds": rounds, "acceptance": acceptance, "ties": most}
 
 
 def answer(recommender: ItemRanker, batches: list[tuple[list[int], Tensor]], k: int) -> RankedLists:
@@ -202,8 +202,8 @@ def time_in_turn(
     for (name, size), found in rates.items():
         ratios = [rate / one for rate, one in zip(found, rates[name, 1], strict=True)]
         rows.append({
-            "method": name, "batch": size, "requests/s": median(found), "lowest": min(found), "highest": max(found),
-            "times batch 1": median(ratios), "at least": min(ratios), "at most": max(ratios),
+            "method": name, "K": k, "batch": size, "requests/s": median(found), "lowest": min(found),
+            "highest": max(found), "times batch 1": median(ratios), "at least": min(ratios), "at most": max(ratios),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

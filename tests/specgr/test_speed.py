@@ -12,7 +12,7 @@ from specgr.configuration.config import read_arguments
 from specgr.decoding.ranked_lists import RankedLists
 from tiny_world import flags
 
-SMALL = ("--max_eval_steps", "6", "--repetitions", "2", "--k", "10")
+SMALL = ("--max_eval_steps", "6", "--repetitions", "2")
 
 
 def start(world, output, *more):
@@ -22,10 +22,11 @@ def start(world, output, *more):
 @pytest.mark.parametrize(("output", "weights"), [("whole", "trained"), ("nothing", "random weights of seed 0")])
 def test_the_table_has_every_batch_size_and_says_whose_weights_were_timed(world, trained, output, weights):
     folder = world / f"speed-{output}"
-    start(world, output, "--batch_sizes", "1,4", "--results", str(folder))
+    start(world, output, "--batch_sizes", "1,4", "--k", "5,10", "--results", str(folder))
     table = pd.read_csv(folder / "results.csv")
     names = ["SpecGR_Aux", "SpecGR++", "TIGER constrained"]
-    assert table[["method", "batch"]].values.tolist() == [[name, size] for name in names for size in (1, 4)]
+    rows = [[name, k, size] for k in (5, 10) for name in names for size in (1, 4)]
+    assert table[["method", "K", "batch"]].values.tolist() == rows
     assert (table.loc[table["batch"] == 1, "times_batch_1"] == 1).all()
     assert (table["lowest"] <= table["requests_per_s"]).all()
     assert (table["requests_per_s"] <= table["highest"]).all()
