@@ -108,7 +108,9 @@ def test_a_stage_shows_one_bar_and_a_line_an_epoch_and_nothing_else_of_its_libra
 def test_baselines_are_judged_as_the_target_is_and_the_target_as_in_stage_4(world):
     folder, logs = world
     quality = folder / "output/toy/quality/K20_target_batch16_float32_test"
-    assert {path.name for path in quality.iterdir()} == {"quality.csv", "quality.md", "quality.png", "facts.json"}
+    assert {path.name for path in quality.iterdir()} == {
+        "quality.csv", "quality.md", "quality.png", "over.csv", "facts.json"
+    }  # fmt: skip
     table = pd.read_csv(quality / "quality.csv", index_col="method")
     assert list(table.index) == [*BASELINES, "target"]
     assert all(f"| {method} " in logs["quality"] for method in table.index)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atspeed.benchmark.report import items_of_beams
+from atspeed.benchmark.significance import intervals
 from atspeed.prompts import encode_prompts, left_pad
 from atspeed.template import LC_REC, PromptTemplate
 from beamsd import Prefix, Trie, beam_search
@@ -134,15 +135,40 @@ def judge(lists: dict[str, list[list[int]]], samples: Sequence[Sample], cutoffs:
     """
     rows = []
     for method, ranked in lists.items():
-        each = pd.DataFrame([quality(r, s.labels, cutoffs) for r, s in zip(ranked, samples, strict=True)])
+        each = _by_user(ranked, samples, cutoffs)
         rows.append({"method": method, **each.mean(), **each.sem().add_suffix(ERROR), "users": len(samples)})
     return pd.DataFrame(rows)
 
 
-def save_quality(folder: Path, table: pd.DataFrame, headline: str) -> str:
-    """Write quality.csv, quality.md (without the errors) and quality.png; returns the Markdown table."""
+def target_over_baselines(
+    lists: dict[str, list[list[int]]], samples: Sequence[Sample], cutoffs: Sequence[int]
+) -> pd.DataFrame:
+    """How much better the target is than each baseline, by metric: the mean over users, low and high of its 95 %
+    interval by paired bootstrap. No row where there is no target."""
+    tables = []
+    for method, ranked in lists.items():
+        if method != TARGET and TARGET in lists:
+            better = _by_user(lists[TARGET], samples, cutoffs) - _by_user(ranked, samples, cutoffs)
+            tables.append(intervals(better).rename_axis("metric").reset_index().assign(over=method))
+    columns = ["over", "metric", "mean", "low", "high"]
+    return pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def _by_user(ranked: list[list[int]], samples: Sequence[Sample], cutoffs: Sequence[int]) -> pd.DataFrame:
+    return pd.DataFrame([quality(r, s.labels, cutoffs) for r, s in zip(ranked, samples, strict=True)])
+
+
+def save_quality(folder: Path, table: pd.DataFrame, over: pd.DataFrame, headline: str) -> str:
+    """Write quality.csv, quality.md (without the errors), quality.png and, where there is a target, over.csv; returns
+    the Markdown tables. over: see `target_over_baselines`."""
     shown = to_markdown(table, [name for name in table.columns if not name.endswith(ERROR) and name != "users"])
     write_csv(folder / "quality.csv", table)
+    if len(over):
+        write_csv(folder / "over.csv", over)
+        said = over.assign(difference=[f"{m:+.4f} ({a:+.4f} to {b:+.4f})" for m, a, b in over.iloc[:, 2:].to_numpy()])
+        wide = said.pivot(index="over", columns="metric", values="difference")
+        wide = wide.loc[over["over"].unique(), over["metric"].unique()].reset_index()
+        shown += f"\nThe target over each, with 95 % intervals (paired bootstrap over users):\n\n{to_markdown(wide)}"
     write_text(folder / "quality.md", f"{headline}\n\n{shown}")
     with atomic_path(folder / "quality.png") as partial:
         plot_quality(table, headline, partial)

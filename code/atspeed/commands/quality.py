@@ -4,7 +4,8 @@ r"""How good the target's recommendations are, beside simple baselines under the
     atspeed quality --dataset toy --target_model output/toy/target \
         --output_dir output/toy/quality
 
-Without a target, the baselines alone. Writes quality.csv, quality.md and quality.png to a folder of --output_dir that
+Without a target, the baselines alone. Writes quality.csv, quality.md, quality.png and over.csv, how much better the
+target is than each with its interval, to a folder of --output_dir that
 is named by the settings; what is there of the same settings is kept, and a run that was interrupted goes on where it
 was.
 """
@@ -75,6 +76,7 @@ def main(
         make_baseline,
         recommend_unseen,
         save_quality,
+        target_over_baselines,
     )
     from atspeed.checkpoints.loading import load_model, load_tokenizer
     from atspeed.processes import this_process
@@ -103,11 +105,12 @@ def main(
     records = journal.read()
     methods = [*baselines, TARGET] if target else baselines
     lists = {name: [record.items for record in records if record.method == name] for name in methods}
-    table = judge(lists, samples, [k for k in CUTOFFS if k <= beam_size])
+    cutoffs = [k for k in CUTOFFS if k <= beam_size]
+    table, over = judge(lists, samples, cutoffs), target_over_baselines(lists, samples, cutoffs)
     machine = made_on(state.device)
     headline = f"{dataset}, {split} split, {len(samples)} users, K {beam_size}, {dtype}"
     if exclude_seen:
         headline += ", no items of the history"
     with new_folder(output, STAGE, made_of, work, machine=machine) as folder:
-        shown = save_quality(folder, table, headline)
+        shown = save_quality(folder, table, over, headline)
     print(f"\n{headline}\n\n{shown}\nwritten to {output}")
