@@ -5,9 +5,9 @@ r"""How good the target's recommendations are, beside simple baselines under the
         --output_dir output/toy/quality
 
 Without a target, the baselines alone. Writes quality.csv, quality.md, quality.png and over.csv, how much better the
-target is than each with its interval, to a folder of --output_dir that
-is named by the settings; what is there of the same settings is kept, and a run that was interrupted goes on where it
-was.
+target is than each with its interval, to a folder of --output_dir that is named by the settings; what is there of the
+same settings is kept, and a run that was interrupted goes on where it was. --exclude_seen: lists without what a user
+had already, of the target and of the baselines alike.
 """
 
 from pathlib import Path
