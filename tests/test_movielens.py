@@ -76,6 +76,10 @@ def real(folder):
     }  # fmt: skip
 
 
+# What is taken away, and whether all weights are trained.
+ABLATIONS = (("random-weights", True), ("texts-alone", False), ("random-identifiers", False))
+
+
 def levels_are_apart(target):
     """Whether each item token's row is closest to one of its own level: `ITEM_ROWS=level`, of which a step or two of
     training take little away."""
@@ -113,7 +117,7 @@ def test_from_ratings_to_lists_in_words_and_times(world, tmp_path):
     assert all("ml-100k-leave_one_out/target (" in page and str(tmp_path) not in page for page in pages)
     for table in tables:
         assert set(table["method"]) == {"generate", "gamma 0", "speculative", "trie", "hybrid", "auto"}
-    for ablation, full in (("random-weights", True), ("random-identifiers", False)) if world is made_up else ():
+    for ablation, full in ABLATIONS if world is made_up else ():
         facts = read_facts(made.parent / ablation / made.name / "target", "finetune_llama", "")
         assert facts["arguments"]["full"] == full
     again = subprocess.run(command, env=whole, text=True, capture_output=True, timeout=600, check=False)
