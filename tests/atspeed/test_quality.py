@@ -56,7 +56,7 @@ def test_the_target_over_a_baseline_is_paired_by_user(tmp_path):
     assert 0.1 < recall.low < 0.16
     assert 0.35 < recall.high < 0.42
     shown = save_quality(tmp_path, judge(lists, samples, (1,)), over, "forty users")
-    assert f"| popularity | +0.2500 ({recall.low:+.4f} to {recall.high:+.4f}) |" in shown
+    assert f"| Recall@1 | +0.2500 ({recall.low:+.4f} to {recall.high:+.4f}) |" in shown
     assert (tmp_path / "over.csv").read_text().startswith("over,metric,mean,low,high\npopularity,Recall@1,0.25,")
 
 

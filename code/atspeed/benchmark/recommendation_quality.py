@@ -166,8 +166,8 @@ def save_quality(folder: Path, table: pd.DataFrame, over: pd.DataFrame, headline
     if len(over):
         write_csv(folder / "over.csv", over)
         said = over.assign(difference=[f"{m:+.4f} ({a:+.4f} to {b:+.4f})" for m, a, b in over.iloc[:, 2:].to_numpy()])
-        wide = said.pivot(index="over", columns="metric", values="difference")
-        wide = wide.loc[over["over"].unique(), over["metric"].unique()].reset_index()
+        wide = said.pivot(index="metric", columns="over", values="difference")
+        wide = wide.loc[over["metric"].unique(), over["over"].unique()].reset_index()
         shown += f"\nThe target over each, with 95 % intervals (paired bootstrap over users):\n\n{to_markdown(wide)}"
     write_text(folder / "quality.md", f"{headline}\n\n{shown}")
     with atomic_path(folder / "quality.png") as partial:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from beamsd.compat import Cache, DynamicLayer, cache_argument, cache_layers, takes
-from beamsd.models.parts import split
+from beamsd.models.parts import apply_head, split
 from beamsd.tree import Tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FEW = 16  # nodes of all requests
 KeysValues = list[tuple[Tensor, Tensor]]  # of each layer, (B, heads, m, d)
 
 
@@ -34,16 +33,7 @@ class TreeOutput:
 
     def logits(self, nodes: Tensor) -> Tensor:
         """Next-token logits (B, m, V) float32 at `nodes` (B, m), over the full vocabulary; never a view."""
-        return self.head(self.at(nodes)).float()
-
-    def for_levels(self, levels: int) -> TreeOutput:
-        """The same, to be asked for that many drafted levels and one more, by turns.
-
-        On a CPU the head takes the time of reading its weights, so that of few nodes all logits are computed at once.
-        """
-        if not levels or self.states.device.type != "cpu" or self.states[..., 0].numel() > FEW:
-            return self
-        return replace(self, states=self.head(self.states), head=nn.Identity())
+        return apply_head(self.head, self.at(nodes)).float()
 
 
 class TreeReader(Protocol):

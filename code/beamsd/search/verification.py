@@ -130,7 +130,6 @@ def verify(
     """
     ending, began = plan.ending, is_open(beams, finished, plan.ending)
     stepped = going = torch.ones_like(began) if plan.in_step else began
-    reading = reading.for_levels(len(levels))
     accepted, width = torch.zeros_like(beams.depths), ending.candidates(plan.width)
     for level in [*levels, None]:
         options = plan.legal.options(reading, beams, width)
