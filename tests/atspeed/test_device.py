@@ -123,6 +123,8 @@ def test_stage_4(device, taught):
     assert found == expected
     assert set(device.syncs) == set(decoding(1, 1)) | {
         "runner.py:now", "clock.py:seconds",  # times are taken when the device is done
+        # Without tree attention, how many paths there are and how long they are.
+        "path_reader.py:_read_paths", "path_reader.py:_slots",
         # After that, the lists are looked at.
         "runner.py:_sequences", "runner.py:_have_equal_scores", "runner.py:_batch",
     }  # fmt: skip
