@@ -41,11 +41,11 @@ def taught(tmp_path_factory):
     return target, trie, Samples(prompts, responses, data, trie.fanout)
 
 
-def save_target(folder, seed=1):
+def save_target(folder, seed=1, shape="micro"):
     """A random target of a toy, as stage 1 leaves it in `folder`/target; the toy is `folder`/data/toy."""
     make_toy(n_items=300, n_users=60).save(folder / "data" / "toy")
     data = load_dataset(str(folder / "data"), "toy")
-    model, tokenizer = random_model("micro", data.catalogue, "float32", seed)
+    model, tokenizer = random_model(shape, data.catalogue, "float32", seed)
     facts = make_facts("finetune_llama", {"seed": seed}, setting=asdict(DataSetting.of(data, 20, 512)))
     save_checkpoint(folder / "target", model, tokenizer, data, facts)
     return folder / "target"
