@@ -2,9 +2,10 @@
 
     python -m specgr.speed --config code/specgr/configs/beauty.yaml --batch_sizes 1,8,64 --k 10,20,50
 
-First every batch size must give the lists of batch size 1, then all are timed in turn, several times over, so that a
-busy machine hits all of them. Trained models if they are there, else random weights of the same shape, which the
-headline says: these accept nothing at the published threshold, so every request takes all rounds.
+First every batch size must give the lists of batch size 1, then, one list size after another, all are timed in turn,
+several times over, so that a busy machine hits all of them. Trained models if they are there, else random weights of
+the same shape, which the headline says: these accept nothing at the published threshold, so every request takes all
+rounds.
 Writes results.csv, results.md and facts.json to {output_dir}/{dataset}/speed, or to --results FOLDER.
 """
 
@@ -83,9 +84,10 @@ def main(config: Config, flags: Flags) -> None:
     }
     with trained_or_random(bench, names) as (ready, weights):
         recommenders = {name: make(ready, name, settings.get(name)) for name in names}
-    facts = [compare(name, recommender, batches, k) for k in flags.k for name, recommender in recommenders.items()]
+    sizes = dict.fromkeys(flags.k)
+    facts = [compare(name, recommender, batches, k) for k in sizes for name, recommender in recommenders.items()]
     print("every batch size gives the lists of batch size 1; timed now", flush=True)
-    timed = [time_in_turn(recommenders, batches, k, flags.repetitions, len(samples)) for k in flags.k]
+    timed = [time_in_turn(recommenders, batches, k, flags.repetitions, len(samples)) for k in sizes]
     table = pd.concat(timed).merge(pd.DataFrame(facts), on=["method", "K"])
     machine = machine_name(bench.accelerator.device)
     headline = (

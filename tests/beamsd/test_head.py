@@ -48,10 +48,33 @@ def test_on_a_cpu_the_head_is_called_for_no_level_beyond_the_last_accepted(noise
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 4), (5, 4)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (4, 4), (0, 4), (1, 17)])
 @torch.inference_mode()
-def test_the_head_of_few_rows_is_the_head(shape, bias):
+def test_a_head_of_few_rows_is_computed_the_other_way_round(shape, bias, monkeypatch):
     head, states = torch.nn.Linear(8, 30, bias=bias), torch.randn(*shape, 8)
-    torch.testing.assert_close(apply_head(head, states), head(states))
-    head.register_forward_hook(lambda head, states, logits: logits + 1)
-    torch.testing.assert_close(apply_head(head, states), head(states))
+    expected, called = head(states), []
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: called.append(given) or expected)
+    logits = apply_head(head, states)
+    torch.testing.assert_close(logits, expected)
+    assert logits.is_contiguous()
+    assert bool(called) == (shape in ((0, 4), (1, 17))), "none, or more than a few"
+
+
+class Other(torch.nn.Linear):
+    def forward(self, states):
+        return super().forward(states) + 1
+
+
+@pytest.mark.parametrize("kind", ["a class of its own", "hook", "pre-hook", "forward", "dtype"])
+@torch.inference_mode()
+def test_a_head_that_is_more_than_weights_is_called(kind):
+    head, states = (Other if kind == "a class of its own" else torch.nn.Linear)(8, 30), torch.randn(1, 3, 8)
+    if kind == "hook":
+        head.register_forward_hook(lambda head, given, logits: logits + 1)
+    elif kind == "pre-hook":
+        head.register_forward_pre_hook(lambda head, given: (given[0] + 1,))
+    elif kind == "forward":
+        head.forward = lambda states: torch.nn.Linear.forward(head, states) + 1
+    elif kind == "dtype":
+        head, states = head.double(), states.double()
+    assert torch.equal(apply_head(head, states), head(states))

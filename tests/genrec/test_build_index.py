@@ -16,6 +16,7 @@ from conftest import ROOT, environment, save_encoder, succeed, vectors
 from genrec.data.catalogue import Catalogue
 from genrec.data.dataset import load_dataset
 from genrec.data.toy import make_toy
+from genrec.identifiers import rqvae_training
 from genrec.identifiers.collaborative import FILE
 from genrec.identifiers.quantise import identification_digits
 from genrec.identifiers.rqvae import RQVAESettings
@@ -184,6 +185,35 @@ def test_new_items_join_an_index_of_who_chose_what_and_the_old_ones_keep_theirs(
     assert len(after) == N + 8
     assert {item: after[item] for item in range(N)} == before
     assert (data / "toy.mine" / FILE).read_bytes() == kept
+
+
+def test_the_vectors_of_who_chose_what_are_overwritten_when_unfinished_and_missed_when_gone(tmp_path, monkeypatch):
+    data = data_set(tmp_path)
+    with monkeypatch.context() as cut:
+        cut.setattr(rqvae_training, "fit_rqvae", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, collaborative=6)
+    kept = data / "toy.mine" / FILE
+    assert kept.is_file()
+    build(tmp_path, collaborative=5, overwrite=True)
+    kept.unlink()
+    number(data, N + 1)
+    np.save(tmp_path / "vectors.npy", vectors(n=N + 1).numpy())
+    with pytest.raises(UserError, match=r"collaborative\.safetensors: no vectors of who chose what"):
+        build(tmp_path, extend=True)
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_items_of_training_that_the_table_lacks_are_named(tmp_path):
+    data = data_set(tmp_path)
+    number(data, 20)
+    np.save(tmp_path / "vectors.npy", vectors(n=20).numpy())
+    for flags in ({"collaborative": 6}, {"fit_on": "train"}):
+        with pytest.raises(UserError, match=r"is in training, but items\.parquet names 20 items alone"):
+            build(tmp_path, **flags)
 
 
 def codes_in(index):

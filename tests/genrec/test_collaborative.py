@@ -32,3 +32,13 @@ def test_items_of_the_same_people_lie_close_and_an_item_of_nobody_is_nothing():
     close = found @ found.T
     assert close[:10, :10].mean() > 0.5 + close[:10, 10:20].mean()
     assert torch.equal(found, collaborative_vectors(train, 21, 4)), "the same again"
+
+
+def test_more_numbers_than_there_is_to_know_are_zeros_and_no_noise():
+    rng = np.random.default_rng(0)
+    train = {user: (rng.permutation(10) + 10 * (user % 2)).tolist() for user in range(40)}
+    rank = int(torch.linalg.matrix_rank(positive_information(together(train, 40)).to_dense()))
+    found = collaborative_vectors(train, 40, 30)
+    assert rank <= 20
+    assert found[20:].abs().sum() == 0, "nobody chose these"
+    assert (found.abs().amax(0) > 0).sum() == rank

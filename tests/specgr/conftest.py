@@ -26,5 +26,5 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(world):
-    """The folder that all four trainings have written to."""
+    """The folder that all trainings have written to."""
     return run(world, "whole")

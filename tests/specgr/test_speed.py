@@ -22,7 +22,7 @@ def start(world, output, *more):
 @pytest.mark.parametrize(("output", "weights"), [("whole", "trained"), ("nothing", "random weights of seed 0")])
 def test_the_table_has_every_batch_size_and_says_whose_weights_were_timed(world, trained, output, weights):
     folder = world / f"speed-{output}"
-    start(world, output, "--batch_sizes", "1,4", "--k", "5,10", "--results", str(folder))
+    start(world, output, "--batch_sizes", "1,4", "--k", "5,10,5", "--results", str(folder))
     table = pd.read_csv(folder / "results.csv")
     names = ["SpecGR_Aux", "SpecGR++", "TIGER constrained"]
     rows = [[name, k, size] for k in (5, 10) for name in names for size in (1, 4)]

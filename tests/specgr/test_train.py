@@ -1,4 +1,4 @@
-"""All four trainings on a tiny toy: killed and resumed, in two processes, refused."""
+"""All trainings on a tiny toy: killed and resumed, in two processes, refused."""
 
 import json
 import os

@@ -128,11 +128,15 @@ def start_beamsd(folder: str, python: str, target: str, draft: str | None, items
         return Peer(BEAMSD, "one request at a time", python, "beamsd_worker.py", flags, kinds)
 
 
-def start_vllm(python: str, target: str, levels: int, widths: Sequence[int], threads: int) -> Peer:
+def start_vllm(
+    python: str, target: str, prompts: Sequence[Sequence[int]], levels: int, widths: Sequence[int], threads: int
+) -> Peer:
     """levels: L, the tokens to generate. widths: K. Raises UserError if vLLM does not come up."""
-    flags = ["--target", target, "--levels", str(levels), "--width", str(max(widths)), "--threads", str(threads)]
+    longest = max(map(len, prompts)) + levels
+    flags = ["--target", target, "--levels", str(levels), "--width", str(max(widths)), "--length", str(longest)]
+    how = "a batch at once, without a trie, prompts it has met from its cache"
     return Peer(
-        VLLM, "a batch at once, without a trie", python, "vllm_worker.py", flags, {"vLLM beam search": "beam search"}
+        VLLM, how, python, "vllm_worker.py", [*flags, "--threads", str(threads)], {"vLLM beam search": "beam search"}
     )
 
 

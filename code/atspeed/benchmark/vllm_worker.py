@@ -2,7 +2,8 @@
 
 Started as a script by `Peer`, which asks a line of JSON at a time and reads a line for each. It imports nothing of
 this project. vLLM's beam search takes no trie: each level goes on with the 2 K best tokens of the whole vocabulary
-after each of K beams, so it may give what is no item.
+after each of K beams, so it may give what is no item. Its prefix cache is on, as the search reads a level from the one
+before; so a prompt that it has met, at another K or to warm up, is not read again.
 """
 
 import argparse
@@ -11,13 +12,11 @@ import os
 import sys
 import time
 
-LENGTH = 512  # tokens of prompt and identifier, at most
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--target", required=True)
-    for name in ("levels", "width", "threads"):
+    for name in ("levels", "width", "length", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     flags = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
@@ -30,7 +29,7 @@ def main() -> None:
     from vllm.sampling_params import BeamSearchParams
 
     model = vllm.LLM(
-        model=flags.target, dtype="float32", max_model_len=LENGTH, max_num_seqs=max(64, flags.width),
+        model=flags.target, dtype="float32", max_model_len=flags.length, max_num_seqs=max(64, flags.width),
         max_logprobs=2 * flags.width, enforce_eager=True, enable_prefix_caching=True,
     )  # fmt: skip
     tell(answers, {"vllm": vllm.__version__})

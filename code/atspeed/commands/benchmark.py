@@ -131,7 +131,7 @@ def main(
         if beamsd and beamsd_python and target_model:
             peers += [start_beamsd(beamsd, beamsd_python, target_model, draft_model, items, threads)]
         if vllm_python and target_model:
-            peers += [start_vllm(vllm_python, target_model, items.shape[1], run_beam_sizes, threads)]
+            peers += [start_vllm(vllm_python, target_model, prompts, items.shape[1], run_beam_sizes, threads)]
         for peer in peers:
             versions = ", ".join(f"{name} {version}" for name, version in peer.versions.items())
             notes += [f"{peer.name}: {versions}, {peer.how}; its times are those of its decoding alone."]

@@ -15,6 +15,7 @@ import logging
 import re
 import shutil
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 from atspeed.checkpoints.shapes import check_dtype
@@ -77,7 +78,7 @@ def main(
     index = Path(data_path) / dataset / f"{dataset}.{name}.json"
     output = index.with_suffix("")
     if extend:
-        read_facts(output, STAGE, STAGE)
+        collaborative = read_facts(output, STAGE, STAGE)["arguments"].get("collaborative", 0)
     elif index.exists() and not output.exists() and not overwrite:
         raise UserError(f"{index}: is there already, and not ours; choose another --index_name, or pass --overwrite")
     source = open_source(
@@ -86,7 +87,7 @@ def main(
     )  # fmt: skip
     if extend:
         hold(index)
-        extend_it(index, source)
+        extend_it(index, source, bool(collaborative))
         return
     if collaborative:
         source = with_collaborative(source, index.parent, output, collaborative)
@@ -124,30 +125,36 @@ def main(
 
 def with_collaborative(source: VectorSource, data: Path, output: Path, size: int) -> VectorSource:
     """The vectors of `source` beside those of who chose what. Raises UserError if the data cannot give so many."""
-    from genrec.identifiers.collaborative import WithCollaborative
+    from genrec.identifiers.collaborative import FILE, WithCollaborative, written_vectors
 
     train = {user: items for user, items in load_splits(data).train.items() if len(items) > 1}
     if not train:
         raise UserError(f"--collaborative {size}: no training sequence of {data} has two items; leave it out")
-    if size > len(source.names):
-        raise UserError(f"--collaborative {size}: must be at most {len(source.names)}, the items")
+    n_items = len(source.names)
+    if size > n_items:
+        raise UserError(f"--collaborative {size}: must be at most {n_items}, the items")
+    check_named(data, max(map(max, train.values())), n_items)
     about = source.about | {"train": sha256(repr(sorted(train.items())).encode())[:16]}
-    return WithCollaborative(source, output, train, size, about)
+    return WithCollaborative(source, partial(written_vectors, output / FILE, train, n_items, size), about)
 
 
-def extend_it(index: Path, source: VectorSource) -> None:
-    """Give the new items of `source` identifiers, and say which."""
+def extend_it(index: Path, source: VectorSource, collaborative: bool) -> None:
+    """Give the new items of `source` identifiers, and say which.
+
+    collaborative: the index is made of who chose what, too.
+    Raises UserError if the vectors do not fit, or those of who chose what are gone.
+    """
     import torch
 
-    from genrec.identifiers.collaborative import FILE, WithCollaborative
+    from genrec.identifiers.collaborative import FILE, WithCollaborative, read_vectors
     from genrec.identifiers.index import extend_index
     from genrec.identifiers.rqvae import load_rqvae
 
     output = index.with_suffix("")
-    if (output / FILE).is_file():
-        source = WithCollaborative(source, output, {}, 0, source.about)
+    if collaborative:
+        source = WithCollaborative(source, partial(read_vectors, output / FILE), source.about)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print("\n".join(extend_index(index, load_rqvae(index.with_suffix("") / MODEL, device), source)))
+    print("\n".join(extend_index(index, load_rqvae(output / MODEL, device), source)))
 
 
 def rows_to_fit(folder: Path, fit_on: str, n_items: int) -> list[int] | None:
@@ -155,7 +162,12 @@ def rows_to_fit(folder: Path, fit_on: str, n_items: int) -> list[int] | None:
     if fit_on == "all":
         return None
     rows = seen_items(folder)
-    if rows[-1] >= n_items:
-        raise UserError(f"{folder}: item {rows[-1]} is in training, but items.parquet names {n_items} items alone")
+    check_named(folder, rows[-1], n_items)
     logger.info(f"codebooks are fitted to the {len(rows)} of {n_items} items that are in training")
     return rows
+
+
+def check_named(folder: Path, highest: int, n_items: int) -> None:
+    """Raises UserError if items.parquet lacks the highest item of training."""
+    if highest >= n_items:
+        raise UserError(f"{folder}: item {highest} is in training, but items.parquet names {n_items} items alone")

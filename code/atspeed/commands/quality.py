@@ -7,7 +7,7 @@ r"""How good the target's recommendations are, beside simple baselines under the
 Without a target, the baselines alone. Writes quality.csv, quality.md, quality.png and over.csv, how much better the
 target is than each with its interval, to a folder of --output_dir that is named by the settings; what is there of the
 same settings is kept, and a run that was interrupted goes on where it was. --exclude_seen: lists without what a user
-had already, of the target and of the baselines alike.
+had already, of the target and of the baselines alike; whoever chose such an item again is then missed by all.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ def main(
     max_history = target.setting.max_history if target else 20
     samples = take(data.samples(split, max_history=max_history), max_users, seed)
     histories = [sample.history for sample in samples]
-    whole = take(data.samples(split, max_history=None), max_users, seed)
+    whole = take(data.samples(split, max_history=None), max_users, seed) if exclude_seen else samples
     seen = [set(sample.history) if exclude_seen else set() for sample in whole]
     made_of = {
         "dataset": dataset, "target": target and target.fingerprint, "baselines": list(baselines),

@@ -119,7 +119,7 @@ def beam_search(
     input_ids: (B, P) long, left-padded. attention_mask: (B, P), 0 where padded; None if nothing is.
     clock: sums the seconds of draft, target and verify. prefix: what prompts begin with, to be read once for all calls;
     batches with a prompt that does not are read whole. program: a `Program`, for static shapes; `blocked`
-    goes without.
+    and tree_attention=False go without.
     settings: see `Settings`; `width` is required.
 
     Source: AtSpeed (ICLR 2025), Algorithms 1 and 2, with tree attention.

@@ -55,7 +55,7 @@ class SearchPlan:
 
     @property
     def is_recordable(self) -> bool:
-        """Whether a program may be made of it, which holds nothing that belongs to the requests of one batch."""
+        """Whether a program may be made of it, which has static shapes and holds nothing of one batch's requests."""
         return self.tree_attention and (not isinstance(self.legal, TrieConstraint) or self.legal.blocked is None)
 
     @property

@@ -52,7 +52,7 @@ class Settings:
     the rows of a batch go in step, and only those of transformers itself work for the draft too.
     raw: give logits, not log-probabilities, to the processors, as greedy search does.
     tree_attention: False is an ablation: every path of drafted tokens is read as a sequence of its own, with copies of
-    the keys and values before it.
+    the keys and values before it, and without a `Program`.
     trace: a `Trace`, to record the target's log-probabilities at every level, where nothing is drafted.
     """
 

@@ -110,14 +110,9 @@ def _cells(beams: Beams, options: TrieContinuations, level: Level) -> tuple[Tens
 
 
 def verify(
-    plan: SearchPlan,
-    reading: TreeOutput,
-    tree: Tree,
-    levels: list[Level],
-    beams: Beams,
-    finished: Finished | None,
+    plan: SearchPlan, reading: TreeOutput, tree: Tree, levels: list[Level], beams: Beams, finished: Finished | None,
     static: bool,
-) -> tuple[Beams, Finished | None, Tensor]:
+) -> tuple[Beams, Finished | None, Tensor]:  # fmt: skip
     """Walk the target's own search down the drafted levels until it leaves them.
 
     A level is accepted only if it holds *all* of the target's beams; the level after the last accepted one comes for

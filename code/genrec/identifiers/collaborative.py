@@ -7,36 +7,34 @@ idea of LETTER (Wang et al., CIKM 2024), which pulls an RQ-VAE's codes towards a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from genrec.data.splits import Interactions
 from genrec.identifiers.sources import VectorSource
+from genrec.runtime.errors import UserError
 from genrec.runtime.files import atomic_path
 
-FILE = "collaborative.safetensors"
+FILE, VECTORS = "collaborative.safetensors", "vectors"
 WINDOW = 10  # places between two items that count as together
 ITERATIONS = 4  # of the randomised decomposition
+RANK = 1e-5  # of the largest singular value: what a smaller one has is rounding
 
 
 @dataclass(frozen=True)
 class WithCollaborative:
-    """The vectors of a source, to length 1, and after them the collaborative vectors of the items.
-
-    The latter are written to a folder, and read from there if they are there: a new item, which came after they were
-    made, has zeros.
-    """
+    """The vectors of a source, to length 1, and after them the collaborative vectors of the items: zeros for those that
+    came after these were made."""
 
     source: VectorSource
-    folder: Path
-    train: Interactions
-    size: int  # of a collaborative vector
+    load: Callable[[], Tensor]  # the collaborative vectors (n, size) of the first n items
     about: dict
 
     @property
@@ -54,17 +52,33 @@ class WithCollaborative:
         return self._beside(self.source.some(items), items)
 
     def _beside(self, vectors: Tensor, items: Sequence[int]) -> Tensor:
-        path = self.folder / FILE
-        if not path.is_file():
-            with atomic_path(path) as partial:
-                save_file({"vectors": collaborative_vectors(self.train, len(self.names), self.size)}, partial)
-        known = load_file(path)["vectors"]
+        known = self.load()
         every = pad(known, (0, 0, 0, len(self.names) - len(known)))
         return torch.cat([normalize(vectors.float(), eps=1e-6), every[list(items)]], -1)
 
 
+def written_vectors(path: Path, train: Interactions, n_items: int, size: int) -> Tensor:
+    """`collaborative_vectors`, made and written unless the file is there."""
+    if not path.is_file():
+        with atomic_path(path) as partial:
+            save_file({VECTORS: collaborative_vectors(train, n_items, size)}, partial)
+    return read_vectors(path)
+
+
+def read_vectors(path: Path) -> Tensor:
+    """What `written_vectors` wrote. Raises UserError if it is gone or damaged."""
+    try:
+        return load_file(path)[VECTORS]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(
+            f"{path}: no vectors of who chose what, of which the index was made ({error}); put the file back, or make "
+            "the index again with --overwrite"
+        ) from error
+
+
 def collaborative_vectors(train: Interactions, n_items: int, size: int) -> Tensor:
-    """The vectors (n_items, size), float32, each of length 1, or 0 where an item has no other beside it.
+    """The vectors (n_items, size), float32, each of length 1, or 0 where an item is beside no other more often than by
+    chance.
 
     train: user -> items, oldest first. size: at most n_items. The same on the same machine and number of threads.
     """
@@ -72,7 +86,9 @@ def collaborative_vectors(train: Interactions, n_items: int, size: int) -> Tenso
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         left, values, _ = torch.svd_lowrank(information, q=size, niter=ITERATIONS)
-    return normalize(left * values.sqrt(), eps=1e-6)
+    values = values.where(values > RANK * values[0], 0)  # beyond the rank there is noise alone
+    some = (information.sum(1).to_dense() > 0)[:, None]
+    return normalize(left * values.sqrt() * some, eps=1e-6)
 
 
 def together(train: Interactions, n_items: int) -> Tensor:

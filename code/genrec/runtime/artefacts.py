@@ -36,8 +36,8 @@ T = TypeVar("T")
 NOTE = "arguments.json"  # the arguments of an unfinished run
 # Files of an unfinished run, as patterns of `fnmatch`, in which * also matches /.
 UNFINISHED = (
-    NOTE, "checkpoint-*", "shard-*", ".shard-*", "records-*", "training/*", "embeddings.*", "parts/*", "extended-*",
-    "batch-*", ".*.partial-*",
+    NOTE, "checkpoint-*", "shard-*", ".shard-*", "records-*", "training/*", "embeddings.*", "collaborative.*",
+    "parts/*", "extended-*", "batch-*", ".*.partial-*",
 )  # fmt: skip
 NAMED_BY = {"train": "DRAFT_MODEL_NAME", "build_index": "INDEX_NAME"}  # stage -> script variable of the output
 # Arguments that folders made before there was a choice do not name -> how the stages worked then.
